@@ -1,0 +1,203 @@
+"""params.yaml, read and checked as a whole; each function of the package takes only its own section."""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lenet_cifar10.errors import UserError
+
+
+def _whole(low: int, high: int) -> Any:
+    return Field(ge=low, le=high, description=f"a whole number from {low} to {high}")
+
+
+def _number(low: float, high: float) -> Any:
+    return Field(ge=low, le=high, description=f"a number from {low:g} to {high:g}")
+
+
+def _number_above(low: float, high: float) -> Any:
+    return Field(gt=low, le=high, description=f"a number above {low:g}, up to {high:g}")
+
+
+def _number_below(low: float, high: float) -> Any:
+    return Field(ge=low, lt=high, description=f"a number from {low:g}, below {high:g}")
+
+
+def _word(*words: str) -> Any:
+    return Field(description="one of " + ", ".join(words))
+
+
+def _text(pattern: str, description: str) -> Any:
+    return Field(pattern=pattern, description=description)
+
+
+class Section(BaseModel):
+    """A frozen part of the parameters: exact types, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataSection(Section):
+    """Where the archive comes from and how its training images are split."""
+
+    urls: list[str] = Field(min_length=1, description="a list of one or more URLs or paths")
+    sha256: str = _text(r"^[0-9a-f]{64}$", "64 lower-case hexadecimal digits, in quotes")
+    validation_size: int = _whole(0, 10_000_000)
+    split_seed: int = _whole(0, 2**32 - 1)
+
+
+class AugmentSection(Section):
+    """Strengths of the random changes to a training image; zero switches one off."""
+
+    flip_probability: float = _number(0, 1)
+    translation_pixels: int = _whole(0, 16)
+    rotation_degrees: float = _number(0, 45)
+    shear_degrees: float = _number(0, 45)
+    scale: float = _number(0, 0.6)
+    brightness: float = _number(0, 1)
+    contrast: float = _number(0, 1)
+    saturation: float = _number(0, 1)
+    border: Literal["zero", "reflect"] = _word("zero", "reflect")
+
+
+class ModelSection(Section):
+    """The network's only free choice: its layers are fixed."""
+
+    dropout: float = _number_below(0, 1)
+
+
+class TrainSection(Section):
+    """How the network is trained."""
+
+    launcher: str = _text(r"\S", 'the command before the script, such as "python"')
+    threads: int = _whole(1, 1024)
+    epochs: int = _whole(1, 10_000)
+    batch_size: int = _whole(1, 10_000_000)
+    optimizer: Literal["sgd", "adam", "adamw"] = _word("sgd", "adam", "adamw")
+    learning_rate: float = _number_above(0, 100)
+    momentum: float = _number_below(0, 1)
+    weight_decay: float = _number(0, 10)
+    schedule: Literal["constant", "linear", "cosine"] = _word("constant", "linear", "cosine")
+    warmup_fraction: float = _number_below(0, 1)
+    label_smoothing: float = _number_below(0, 1)
+    averaging_decay: float = _number_below(0, 1)
+
+    @field_validator("momentum")
+    @classmethod
+    def _momentum_is_for_sgd(cls, momentum: float, info: ValidationInfo) -> float:
+        optimizer = info.data.get("optimizer")
+        if momentum and optimizer in ("adam", "adamw"):
+            raise ValueError(f"has no effect with train.optimizer {optimizer}: set it to 0, or use sgd")
+        return momentum
+
+
+class EvaluateSection(Section):
+    """How the test figures are made."""
+
+    test_time_flips: bool = Field(description="true or false")
+
+
+class FiguresSection(Section):
+    """How the pictures look."""
+
+    dpi: int = _whole(50, 300)
+    colormap: Literal["viridis", "cividis", "Blues", "Greys"] = _word("viridis", "cividis", "Blues", "Greys")
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: int = _whole(0, 2**32 - 1)
+    device: str = _text(r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", "one of auto, cpu, cuda, cuda:N, mps")
+    data: DataSection
+    augment: AugmentSection
+    model: ModelSection
+    train: TrainSection
+    evaluate: EvaluateSection
+    figures: FiguresSection
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and check a whole parameters file.
+
+        Numbers are read as YAML 1.2 has them, as DVC does: `1e-3` and `1e-06` are numbers.
+
+        Raises:
+            UserError: the file is missing or is no YAML, or one line for each mistake in it.
+        """
+        try:
+            values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; run this in the project's folder") from None
+        except (YAMLError, UnicodeDecodeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path}: is not valid YAML: {reason}") from None
+        return cls.check(values, source=str(path))
+
+    @classmethod
+    def check(cls, values: object, source: str = "params.yaml") -> Self:
+        """Turn plain values into checked parameters.
+
+        Raises:
+            UserError: one line for each mistake.
+        """
+        if not isinstance(values, dict):
+            raise UserError(f"{source}: found {_shown(values)}, expected the sections {', '.join(cls.model_fields)}")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            lines = [f"{source}: {_explain(mistake)}" for mistake in error.errors(include_url=False)]
+            raise UserError("\n".join(lines)) from None
+
+
+def _explain(mistake: Any) -> str:
+    """One line for one mistake that pydantic found: key, value, what is allowed."""
+    location = mistake["loc"]
+    key = ".".join(str(part) for part in location)
+    allowed = _allowed(location)
+    if mistake["type"] == "extra_forbidden":
+        siblings = list(_section_at(location[:-1]).model_fields)
+        near = get_close_matches(str(location[-1]), siblings, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(siblings)}"
+        return f"{key}: unknown key; {advice}"
+    if mistake["type"] == "missing":
+        return f"{key}: is missing; expected {allowed}"
+    if mistake["type"] == "value_error":
+        return f"{key}: {_shown(mistake['input'])} {mistake['ctx']['error']}"
+    return f"{key}: found {_shown(mistake['input'])}, expected {allowed}"
+
+
+def _section_at(location: tuple[str | int, ...]) -> type[BaseModel]:
+    section: type[BaseModel] = Params
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return section
+
+
+def _allowed(location: tuple[str | int, ...]) -> str:
+    """What the field at `location` may hold, in words."""
+    for depth in range(len(location), 0, -1):  # an item of a list has no field of its own
+        try:
+            field = _section_at(location[: depth - 1]).model_fields[str(location[depth - 1])]
+        except (KeyError, AssertionError):
+            continue
+        if field.description:
+            return field.description
+        return f"a section with the keys {', '.join(_section_at(location[:depth]).model_fields)}"
+    return "something else"
+
+
+def _shown(value: object) -> str:
+    """A value as YAML has it, cut to a line's length."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,47 @@
+"""One look for all output: progress bars on a terminal, plain lines in a log."""
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+console = Console(highlight=False, markup=False, soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """Print one line at once, also in the middle of a bar."""
+    console.print(line)
+    console.file.flush()
+
+
+def transfer_bar() -> Progress:
+    """A bar for bytes, with rate and time left; nothing in a log."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def steps_bar() -> Progress:
+    """A bar for counted steps, with time left; nothing in a log."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
