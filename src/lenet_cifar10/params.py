@@ -2,7 +2,8 @@
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from reprlib import repr as short_repr
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from ruamel.yaml import YAML
@@ -44,7 +45,7 @@ class Section(BaseModel):
 class DataSection(Section):
     """Where the archive comes from and how its training images are split."""
 
-    urls: list[str] = Field(min_length=1, description="a list of one or more URLs or paths")
+    urls: list[Annotated[str, Field(pattern=r"\S")]] = Field(min_length=1, description="a list of one or more URLs or paths")
     sha256: str = _text(r"^[0-9a-f]{64}$", "64 lower-case hexadecimal digits, in quotes")
     validation_size: int = _whole(0, 10_000_000)
     split_seed: int = _whole(0, 2**32 - 1)
@@ -112,7 +113,7 @@ class Params(Section):
     """All of params.yaml."""
 
     seed: int = _whole(0, 2**32 - 1)
-    device: str = _text(r"^(auto|cpu|cuda(:\d{1,3})?|mps)$", "one of auto, cpu, cuda, cuda:N, mps")
+    device: str = _text(r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?|mps)$", "one of auto, cpu, cuda, cuda:N, mps")
     data: DataSection
     augment: AugmentSection
     model: ModelSection
@@ -133,7 +134,7 @@ class Params(Section):
             values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run this in the project's folder") from None
-        except (YAMLError, UnicodeDecodeError, ValueError) as error:
+        except (YAMLError, ValueError, LookupError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path}: is not valid YAML: {reason}") from None
         return cls.check(values, source=str(path))
@@ -159,9 +160,9 @@ def _explain(mistake: Any) -> str:
     location = mistake["loc"]
     key = ".".join(str(part) for part in location)
     allowed = _allowed(location)
-    if mistake["type"] == "extra_forbidden":
+    if mistake["type"] in ("extra_forbidden", "invalid_key"):  # such as the number 1 for a key
         siblings = list(_section_at(location[:-1]).model_fields)
-        near = get_close_matches(str(location[-1]), siblings, n=1)
+        near = get_close_matches(str(location[-1]), siblings, n=1, cutoff=0.7)
         advice = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(siblings)}"
         return f"{key}: unknown key; {advice}"
     if mistake["type"] == "missing":
@@ -199,5 +200,7 @@ def _shown(value: object) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    text = f'"{value}"' if isinstance(value, str) else str(value)
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of more than 60 digits"
+    text = f'"{value}"' if isinstance(value, str) else short_repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

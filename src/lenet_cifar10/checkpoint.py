@@ -1,0 +1,66 @@
+"""The weights that leave the project: safetensors, in which no code can ride."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from lenet_cifar10.errors import UserError
+from lenet_cifar10.model import LeNet
+from lenet_cifar10.params import ModelSection
+from lenet_cifar10.records import replacing
+
+# One entry only: the order of several is not fixed, and the same weights are to be the same bytes.
+_METADATA_KEY = "lenet_cifar10"
+
+
+def save_weights(path: Path, network: LeNet, class_names: Sequence[str]) -> None:
+    """Write a network's weights and the names of its classes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with replacing(path) as temporary:
+        # Written by Python: save_file's error for a full disk is no OSError.
+        temporary.write_bytes(save(tensors, metadata={_METADATA_KEY: json.dumps({"class_names": list(class_names)})}))
+
+
+def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
+    """Read what `save_weights` wrote -> the network in eval mode, on the CPU, and the names of its classes.
+
+    Raises:
+        UserError: the file is missing, is no safetensors file, or holds other names, shapes or types.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            class_names = _read_class_names(path, file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run dvc repro train, or dvc checkout") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: is no safetensors file ({error}); run dvc checkout, or dvc repro --force train") from None
+    network = LeNet(ModelSection(dropout=0.0), len(class_names))
+    expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
+    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise UserError(
+                f"{path}: tensor {name}: found {_shown(found.get(name))}, expected {_shown(expected.get(name))}; "
+                f"these are not this network's weights; run dvc checkout, or dvc repro --force train"
+            )
+    network.load_state_dict(tensors)
+    return network.eval(), class_names
+
+
+def _read_class_names(path: Path, metadata: dict[str, str] | None) -> tuple[str, ...]:
+    try:
+        names = json.loads((metadata or {})[_METADATA_KEY])["class_names"]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        names = None
+    if isinstance(names, list) and 2 <= len(names) <= 256 and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    raise UserError(f"{path}: names no classes, so it was not written by this project; run dvc repro train")
+
+
+def _shown(kind: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "nothing" if kind is None else f"{kind[1]} {kind[0]}"

@@ -1,0 +1,23 @@
+"""What people call by hand: the command lenet-cifar10."""
+
+import typer
+
+from lenet_cifar10 import errors
+from lenet_cifar10.commands.generate import generate
+
+app = typer.Typer(
+    help="LeNet on CIFAR-10: what the DVC workflow has beside dvc itself.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(generate)
+
+
+@app.callback()
+def _root() -> None:
+    """Keep the name of a command necessary even while there is only one."""
+
+
+def main() -> None:
+    """Run the command line; what the user can mend ends in one line and exit status 1."""
+    errors.run(app)

@@ -1,0 +1,25 @@
+"""Write generated images as an archive in CIFAR-10's layout."""
+
+from hashlib import file_digest
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lenet_cifar10 import archive
+from lenet_cifar10.drawings import draw_archive
+
+
+def generate(
+    path: Annotated[Path, typer.Argument(help="The file to write, such as data/generated.tar.gz.")],
+    train: Annotated[int, typer.Option(help="Training images, a multiple of ten.", min=10)] = 6000,
+    test: Annotated[int, typer.Option(help="Test images, a multiple of ten.", min=10)] = 1000,
+    seed: Annotated[int, typer.Option(help="Another seed draws other images.", min=0)] = 0,
+) -> None:
+    """Draw ten classes of shapes, write them as an archive that the workflow takes for CIFAR-10.
+
+    Prints the file's SHA-256, which is what data.sha256 wants.
+    """
+    archive.write(path, draw_archive(train, test, seed))
+    with path.open("rb") as file:
+        typer.echo(file_digest(file, "sha256").hexdigest())

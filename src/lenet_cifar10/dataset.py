@@ -1,0 +1,89 @@
+"""Labelled images in memory and on disk, and the split of the training images."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lenet_cifar10.errors import UserError
+from lenet_cifar10.params import DataSection
+
+
+@dataclass(frozen=True)
+class Split:
+    """images: uint8 (N, 3, 32, 32), red, green, blue; labels: int64 (N,), places in the class names."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: NDArray[np.int64]) -> "Split":
+        return Split(self.images[index], self.labels[index])
+
+
+def hold_out(training: Split, test: Split, section: DataSection, classes: int) -> tuple[Split, Split]:
+    """Split the training images in two: (training, validation), the same number of each class in validation.
+
+    Both keep the order of the archive; `split_seed` alone chooses which images are held out. When validation_size
+    is 0 nothing is held out and the test set takes the place of validation.
+
+    Raises:
+        UserError: validation_size is not a multiple of the number of classes, or a class has too few images.
+    """
+    if section.validation_size == 0:
+        return training, test
+    share, rest = divmod(section.validation_size, classes)
+    if rest:
+        raise UserError(
+            f"params.yaml: data.validation_size: found {section.validation_size}, "
+            f"expected a multiple of {classes}, the number of classes"
+        )
+    random = np.random.default_rng(section.split_seed)
+    chosen = []
+    for label in range(classes):
+        members = np.flatnonzero(training.labels == label)
+        if share >= len(members):
+            raise UserError(
+                f"params.yaml: data.validation_size: found {section.validation_size}, which takes {share} images "
+                f"of each class, but class {label} has {len(members)} and must keep one; lower it"
+            )
+        chosen.append(random.permutation(members)[:share])
+    held_out = np.sort(np.concatenate(chosen))
+    kept = np.setdiff1d(np.arange(len(training)), held_out, assume_unique=True)
+    return training[kept], training[held_out]
+
+
+def save(path: Path, split: Split) -> None:
+    """Write a split as an uncompressed .npz: the same bytes for the same arrays."""
+    with path.open("wb") as file:
+        np.savez(file, images=split.images, labels=split.labels)
+
+
+def load(path: Path, classes: int) -> Split:
+    """Read a split that `save` wrote, without pickle, and check it.
+
+    Raises:
+        UserError: the file is missing, damaged or not such a split.
+    """
+    try:
+        content = BytesIO(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run dvc repro prepare, or dvc checkout") from None
+    try:
+        with np.load(content, allow_pickle=False) as file:
+            split = Split(file["images"], file["labels"])
+    except Exception as error:  # a damaged byte can lead the readers of zip and npy into any of a dozen kinds
+        raise UserError(f"{path}: is damaged ({error}); run dvc repro --force prepare") from None
+    images, labels = split.images, split.labels
+    if images.dtype != np.uint8 or images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"{path}: found images {images.dtype} {images.shape} and labels {labels.shape}, "
+            f"expected uint8 (N, 3, 32, 32) and (N,); run dvc repro --force prepare"
+        )
+    if labels.dtype != np.int64 or (len(labels) and not 0 <= labels.min() <= labels.max() < classes):
+        raise UserError(f"{path}: found labels outside 0 to {classes - 1}; run dvc repro --force prepare")
+    return split

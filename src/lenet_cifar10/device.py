@@ -1,0 +1,55 @@
+"""The device that a run computes on, and its settings for repeatable results."""
+
+import os
+
+import torch
+
+from lenet_cifar10.errors import UserError
+
+
+def choose(name: str) -> torch.device:
+    """The device called `name`: auto, cpu, cuda, cuda:N or mps.
+
+    auto is the first GPU where there is one, else the CPU.
+
+    Raises:
+        UserError: the device is not there; it is refused, not replaced.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = device.index or 0
+        if index >= count:
+            present = f"only {count}" if count else "none"
+            raise UserError(f"device: found {name}, but torch sees {present} of these GPUs here; use auto or cpu")
+        return torch.device("cuda", index)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("device: found mps, but torch sees no such GPU here; use auto or cpu")
+    return device
+
+
+def make_repeatable(threads: int) -> None:
+    """Have torch compute the same bits again: on the same kind of device, with the same number of threads."""
+    torch.set_num_threads(threads)
+    # cuBLAS reads this when CUDA starts; without it older versions of torch refuse deterministic mode.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    # No operator here reads memory that it did not write; filling it first costs time in every step.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+    # The same float32 products on every GPU generation.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def describe(device: torch.device) -> str:
+    """The device in words that decide the bits: its model, or the CPU's threads."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return str(device)

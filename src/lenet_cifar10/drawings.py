@@ -1,0 +1,132 @@
+"""Ten classes of drawn shapes in the layout of CIFAR-10, so that the workflow runs without the network.
+
+Each image has one shape of any place, size, tilt and colour, on a plain or shaded ground with clutter and noise.
+A shape keeps its class when it is mirrored left to right, turned a little, moved, or coloured anew.
+
+The same seed draws the same bytes everywhere: but for comparisons there are only sums, products, quotients, roots
+and roundings, which IEEE 754 defines to the last bit, as it does not define sines and normal deviates.
+"""
+
+from collections.abc import Callable
+from math import sqrt
+
+import numpy as np
+
+from lenet_cifar10.archive import Archive, Split
+from lenet_cifar10.errors import UserError
+
+SIDE = 32  # pixels
+CLUTTER = 3  # blots behind a shape
+
+
+def draw_archive(train_count: int, test_count: int, seed: int) -> Archive:
+    """Draw equally many images of each of the ten shapes, in random order.
+
+    The test images depend on `test_count` and `seed` alone.
+
+    Raises:
+        UserError: a count is not a positive multiple of ten.
+    """
+    for name, count in (("training", train_count), ("test", test_count)):
+        if count < 1 or count % len(SHAPES):
+            raise UserError(f"found {count} {name} images to draw, expected a positive multiple of {len(SHAPES)}")
+    train_random, test_random = np.random.default_rng(seed).spawn(2)
+    return Archive(_draw_split(train_random, train_count), _draw_split(test_random, test_count), tuple(SHAPES))
+
+
+def _draw_split(random: np.random.Generator, count: int) -> Split:
+    labels = random.permutation(np.arange(count) % len(SHAPES))
+    images = np.empty((count, 3, SIDE, SIDE), np.uint8)
+    for label, distance in enumerate(SHAPES.values()):
+        places = np.flatnonzero(labels == label)
+        images[places] = _draw_shape(random, distance, len(places))
+    return Split(images, labels)
+
+
+# Distances from the edge of a shape that fills the circle of radius 1, below zero inside; y points up, (N, 32, 32).
+
+Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.sqrt(x * x + y * y) - 1
+
+
+def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return abs(np.sqrt(x * x + y * y) - 0.75) - 0.25
+
+
+def _box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
+    return np.maximum(abs(x) - half_width, abs(y) - half_height)
+
+
+def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return _box(x, y, 0.8, 0.8)
+
+
+def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.maximum(abs(x) * (sqrt(3) / 2) + y / 2, -y) - 0.55
+
+
+def _plus(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.minimum(_box(x, y, 1, 0.3), _box(x, y, 0.3, 1))
+
+
+def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return _plus((x + y) / sqrt(2), (x - y) / sqrt(2))
+
+
+def _rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    nearest = 0.7 * np.clip(np.rint(y / 0.7), -1, 1)
+    return _box(x, y - nearest, 0.9, 0.2)
+
+
+def _columns(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return _rows(y, x)
+
+
+def _checkers(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Four by four fields, every other one filled."""
+    across, upward = (abs(along - np.floor(along) - 0.5) - 0.25 for along in (x / 0.9, y / 0.9))
+    unlike = np.maximum(np.minimum(across, upward), -np.maximum(across, upward))
+    return np.maximum(unlike * 0.9, _box(x, y, 0.9, 0.9))
+
+
+def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The points inside at least four of the five lines that join every other corner of a pentagon."""
+    cos_72, sin_72 = (sqrt(5) - 1) / 4, sqrt(10 + 2 * sqrt(5)) / 4
+    cos_144, sin_144 = -(sqrt(5) + 1) / 4, sqrt(10 - 2 * sqrt(5)) / 4
+    upper, lower = abs(x) * sin_72 + y * cos_72, abs(x) * sin_144 + y * cos_144
+    ...
+
+
+# In the order of their labels.
+SHAPES: dict[str, Distance] = {
+    "checkers": _checkers,
+    "columns": _columns,
+    "cross": _cross,
+    "disc": _disc,
+    "plus": _plus,
+    "ring": _ring,
+    "rows": _rows,
+    "square": _square,
+    "star": _star,
+    "triangle": _triangle,
+}
+
+
+def _draw_shape(random: np.random.Generator, distance: Distance, count: int) -> np.ndarray:
+    """Images of one shape, uint8 (count, 3, 32, 32)."""
+
+    def uniform(low: float, high: float, *shape: int) -> np.ndarray:
+        return low + (high - low) * random.random((count, *(shape or (1, 1))))
+
+    row, column = np.mgrid[:SIDE, :SIDE] + 0.5
+    radius = uniform(7, 13)
+    x = column - SIDE / 2 - uniform(-1, 1) * (15 - radius)
+    y = SIDE / 2 - row - uniform(-1, 1) * (15 - radius)
+    half_tangent = uniform(-0.12, 0.12)  # of the tilt, up to 14 degrees
+    cosine, sine = (1 - half_tangent**2) / (1 + half_tangent**2), 2 * half_tangent / (1 + half_tangent**2)
+    x, y = x * cosine - y * sine, x * sine + y * cosine
+    stretch = uniform(0.85, 1.15)
+    cover = np.clip(0.5 - radius * distance(x / radius * stretch, y / radius / stretch), 0, 1)

@@ -1,0 +1,57 @@
+"""What a network says about images, and how good that is."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Module, functional
+
+IMAGES_AT_ONCE = 1000  # large enough to keep a device busy, small enough for a CPU's caches
+
+
+@dataclass(frozen=True)
+class Scores:
+    """loss: mean cross-entropy in nats; accuracy: a fraction."""
+
+    loss: float
+    accuracy: float
+
+
+@torch.inference_mode()
+def predict(network: Module, images: Tensor, flips: bool = False) -> Tensor:
+    """uint8 images (N, 3, 32, 32) -> logits (N, classes) in eval mode, on the images' device.
+
+    With `flips`, the mean of the logits of each image and of its mirror image.
+    """
+    was_training = network.training
+    network.eval()
+    parts = []
+    for batch in images.split(IMAGES_AT_ONCE):
+        logits = network(batch)
+        parts.append((logits + network(batch.flip(3))) / 2 if flips else logits)
+    network.train(was_training)
+    return torch.cat(parts)
+
+
+def score(logits: Tensor, labels: Tensor) -> Scores:
+    """logits (N, classes), labels (N,) -> mean loss and accuracy, computed in float64."""
+    logits, labels = logits.cpu().double(), labels.cpu()
+    correct = int((logits.argmax(dim=1) == labels).sum())
+    return Scores(functional.cross_entropy(logits, labels).item(), correct / len(labels))
+
+
+def score_classes(logits: Tensor, labels: Tensor) -> list[float | None]:
+    """logits (N, classes), labels (N,) -> the accuracy within each class; None for a class without images."""
+    correct = (logits.argmax(dim=1) == labels).cpu()
+    labels = labels.cpu()
+    accuracies = []
+    for label in range(logits.shape[1]):
+        members = correct[labels == label]
+        accuracies.append(members.sum().item() / len(members) if len(members) else None)
+    return accuracies
+
+
+def confidences(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """logits (N, classes) -> the predicted labels (N,) and the probabilities given to them (N,), a fraction."""
+    probability, label = logits.softmax(dim=1).max(dim=1)
+    return label, probability

@@ -1,0 +1,486 @@
+"""Get one file, known by its SHA-256, from the first source that gives it; an interruption loses nothing.
+
+What has arrived lies in a partial file in a folder of its own, and the next attempt goes on from there: after a
+dropped connection, a killed process or a change of source. Nothing but a file with the right hash gets the
+target's name. URLs are printed without user name, password, query and fragment, which may be secret; proxies and
+.netrc are honoured as usual.
+"""
+
+import errno
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import socket
+import ssl
+import stat
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from urllib.request import url2pathname
+
+import filelock
+import requests
+import urllib3
+
+from lenet_cifar10.errors import UserError
+from lenet_cifar10.terminal import say, transfer_bar
+
+CHUNK_BYTES = 1 << 16
+USER_AGENT = "lenet-cifar10"
+WEB_PAGES = ("text/html", "application/xhtml+xml")
+# Reconnections in a row that may bring nothing, once a source has given something.
+RECONNECTIONS = 3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a source is left for the next one."""
+
+    stall_seconds: float = 30.0  # without a byte
+    crawl_bytes_per_second: int = 256_000  # slower than this over the whole window
+    crawl_window_seconds: float = 30.0
+    connect_seconds: float = 10.0
+    pause_seconds: float = 1.0  # before a dropped connection is made again
+
+
+def fetch(
+    urls: Sequence[str],
+    sha256: str,
+    target: Path,
+    resume_folder: Path,
+    base_folder: Path,
+    limits: Limits = Limits(),
+) -> None:
+    """Put the file whose SHA-256 is `sha256` (64 lower-case hexadecimal digits) at `target`.
+
+    The sources in `urls` are tried in order: http, https and file URLs, or paths, relative ones from `base_folder`.
+    The last one may be slow, and so may the others once the rest has failed. What arrives over HTTP is kept in
+    `resume_folder` under the hash's name, to be resumed; a second process that wants the same file waits.
+
+    Raises:
+        UserError: no source gave the file (one line for each), there is no room, or a folder cannot be written.
+    """
+    if _is_there(target, sha256):
+        return
+    for folder in (target.parent, resume_folder):
+        _make_folder(folder)
+    with _wait_for_lock(resume_folder / f"{sha256}.lock"):
+        if _is_there(target, sha256):  # thanks to the process that held the lock
+            return
+        with closing(_GrowingFile(resume_folder / f"{sha256}.partial", sha256)) as partial:
+            if partial.is_right():  # complete, and interrupted before it got its name
+                partial.move_to(target)
+            else:
+                _try_sources(list(dict.fromkeys(urls)), partial, target, base_folder, limits)
+            partial.path.unlink(missing_ok=True)
+    say(f"{target}: {_megabytes(target.stat().st_size)}, SHA-256 as expected")
+
+
+class _SourceError(Exception):
+    """Why a source did not give the file, in the words that follow its name."""
+
+
+class _Refusal(_SourceError):
+    """Asking again would not help."""
+
+
+class _Drop(_SourceError):
+    """The connection failed; another one may not."""
+
+
+class _Stall(_SourceError):
+    """Nothing came for too long."""
+
+
+class _Crawl(_SourceError):
+    """Bytes came too slowly."""
+
+
+class _WrongRange(_SourceError):
+    """The answer begins at another byte than the one asked for."""
+
+
+class _GrowingFile:
+    """A file that is appended to, with the SHA-256 of what it holds.
+
+    Unbuffered, so that what was appended stays when the process is killed.
+    """
+
+    def __init__(self, path: Path, sha256: str) -> None:
+        self.path = path
+        self.sha256 = sha256
+        self.total: int | None = None  # bytes when complete, where a source has told
+        try:
+            self.file = path.open("a+b", buffering=0)
+            self.file.seek(0)
+            self.digest = hashlib.file_digest(self.file, "sha256")
+            self.size = self.file.tell()
+        except OSError as error:
+            raise _cannot_write(path.parent, error) from None
+
+    def is_right(self) -> bool:
+        return self.digest.hexdigest() == self.sha256
+
+    def mismatch(self) -> _Refusal:
+        return _Refusal(f"SHA-256 is {self.digest.hexdigest()}, expected {self.sha256}")
+
+    def expect(self, total: int | None) -> None:
+        """Note the complete file's bytes, if known; a UserError if the disk has no room for the rest."""
+        self.total = total
+        if total is not None and total - self.size > shutil.disk_usage(self.path.parent).free:
+            raise self._no_room(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    def append(self, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        while rest:
+            try:
+                written = self.file.write(rest)
+            except OSError as error:
+                raise self._no_room(error) from None
+            self.digest.update(rest[:written])
+            self.size += written
+            rest = rest[written:]
+
+    def drop(self) -> None:
+        """Forget everything that arrived."""
+        self.file.truncate(0)
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def move_to(self, target: Path) -> None:
+        """Give the complete and right file its final name, at once and safe from a power failure."""
+        assert self.is_right()
+        try:
+            os.fsync(self.file.fileno())
+            self.file.close()
+        except OSError as error:
+            raise self._no_room(error) from None
+        try:
+            self.path.replace(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise _cannot_write(target.parent, error) from None
+            _copy(self.path, target, self.sha256)  # onto another file system
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _no_room(self, error: OSError) -> UserError:
+        return _cannot_write(self.path.parent, error, None if self.total is None else self.total - self.size)
+
+
+class _Pace:
+    """Tells whether bytes came too slowly over the last window."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.window = limits.crawl_window_seconds
+        self.least = limits.crawl_bytes_per_second * limits.crawl_window_seconds
+        self.began: float | None = None
+        self.arrivals: deque[tuple[float, int]] = deque()
+        self.bytes_in_window = 0
+
+    def is_crawl(self, arrived: int) -> bool:
+        """Note bytes that have just arrived, and judge."""
+        now = time.monotonic()
+        if self.began is None:
+            self.began = now
+        self.arrivals.append((now, arrived))
+        self.bytes_in_window += arrived
+        while self.arrivals[0][0] < now - self.window:
+            self.bytes_in_window -= self.arrivals.popleft()[1]
+        return now - self.began >= self.window and self.bytes_in_window < self.least
+
+
+def _try_sources(sources: list[str], partial: _GrowingFile, target: Path, base_folder: Path, limits: Limits) -> None:
+    """Put the file at `target` from the first source that gives it; those that crawl come again at the end."""
+    reasons: dict[str, _SourceError] = {}
+    attempts = deque((source, source == sources[-1]) for source in sources)
+    while attempts:
+        source, is_patient = attempts.popleft()
+        say(f"download: trying {_shown(source)}")
+        try:
+            scheme, separator, rest = source.partition("://")
+            if not separator:
+                _copy(_path_from(source, base_folder), target, partial.sha256)
+            elif scheme.lower() == "file":
+                _copy(_path_in_file_url(rest), target, partial.sha256)
+            elif scheme.lower() in ("http", "https"):
+                _download(source, partial, limits, is_patient=is_patient)
+                partial.move_to(target)
+            else:
+                raise _Refusal(f"unsupported scheme '{scheme}'")
+            return
+        except _SourceError as failure:
+            reasons[source] = failure
+            if isinstance(failure, _Crawl):
+                attempts.append((source, True))
+            if attempts:
+                say(f"download: {_shown(source)}: {failure}; leaving it for the next source")
+    raise UserError(_tell_all_failed(reasons, partial, target))
+
+
+def _tell_all_failed(reasons: dict[str, _SourceError], partial: _GrowingFile, target: Path) -> str:
+    nothing = f"none of {len(reasons)} sources gave" if len(reasons) > 1 else "the only source did not give"
+    lines = [f"download: {nothing} the file with SHA-256 {partial.sha256}"]
+    lines += [f"{_shown(source)}: {reason}" for source, reason in reasons.items()]
+    if partial.size:
+        lines.append(f"{partial.path}: keeps the {_megabytes(partial.size)} received; run again to go on from there")
+    lines.append(
+        f"without a network: get {target.name} elsewhere, then dvc exp run -S 'data.urls=[/path/to/{target.name}]'"
+    )
+    return "\n".join(lines)
+
+
+def _download(url: str, partial: _GrowingFile, limits: Limits, *, is_patient: bool) -> None:
+    """Complete `partial` from one server until its hash is right.
+
+    With patience, a crawl is borne, and a stall is mended like a dropped connection, by a new one.
+    """
+    pace = None if is_patient else _Pace(limits)
+    is_all_from_here = partial.size == 0
+    ranges = True
+    chances = 0
+    while True:
+        size_before = partial.size
+        try:
+            _receive(url, partial, limits, pace, ranges)
+        except _SourceError as failure:
+            if partial.is_right():  # the server had promised more than there is
+                return
+            if isinstance(failure, _WrongRange) and ranges:
+                ranges = False
+                continue
+            chances = RECONNECTIONS if partial.size > size_before else chances - 1
+            is_mendable = isinstance(failure, _Drop) or (isinstance(failure, _Stall) and is_patient)
+            if not is_mendable or chances < 1:
+                raise
+            say(f"download: {_shown(url)}: {failure}; connecting again")
+            time.sleep(limits.pause_seconds)
+            continue
+        if partial.is_right():
+            return
+        mismatch = partial.mismatch()
+        partial.drop()
+        if is_all_from_here:
+            raise mismatch
+        say(f"download: {_shown(url)}: does not continue what was there; starting over")
+        is_all_from_here = True
+
+
+def _receive(url: str, partial: _GrowingFile, limits: Limits, pace: _Pace | None, ranges: bool) -> None:
+    """Append the rest of the file, as far as the server gives it in one answer.
+
+    Returns when the server's file has ended, also if it is no longer than what was there.
+    """
+    asked = partial.size if ranges else 0
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    if asked:
+        headers["Range"] = f"bytes={asked}-"
+    timeout = (limits.connect_seconds, limits.stall_seconds)
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+            if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and asked:
+                return
+            start, total = _read_extent(response, asked)
+            if total is not None and total <= partial.size:
+                return
+            partial.expect(total)
+            skip = partial.size - start
+            if partial.size:
+                from_where = "resumed at" if not skip else "sends the whole file again; passing over"
+                of_total = "" if total is None else f" of {_megabytes(total)}"
+                say(f"download: {from_where} {_megabytes(partial.size)}{of_total}")
+            with transfer_bar() as bar:
+                task = bar.add_task("download", total=total, completed=partial.size)
+                # read1 returns what has come, so that a trickle is seen as one and nothing waits in a buffer
+                while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
+                    partial.append(chunk[skip:])
+                    skip = max(0, skip - len(chunk))
+                    bar.update(task, completed=partial.size)
+                    if pace is not None and pace.is_crawl(len(chunk)):
+                        raise _Crawl(
+                            f"slower than {limits.crawl_bytes_per_second / 1000:g} kB/s"
+                            f" over {limits.crawl_window_seconds:g} s"
+                        )
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        raise _explain(error, limits) from None
+    if total is not None and partial.size < total:
+        raise _Drop("ended its answer early")
+
+
+def _read_extent(response: requests.Response, asked: int) -> tuple[int, int | None]:
+    """The file's byte that the answer begins with, and the file's bytes in all, if told; refuse what is no file."""
+    status = response.status_code
+    if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+        phrase = http.client.responses.get(status, "(an unknown status)")  # the server's own words could be anything
+        raise _Refusal(f"answered {status} {phrase}")
+    content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if content_type in WEB_PAGES:
+        raise _Refusal(f"answered with a web page ({content_type})")
+    length = response.raw.length_remaining
+    if status == HTTPStatus.OK:
+        return 0, length
+    content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
+    if content_range is None:
+        raise _WrongRange("sent a part of the file without saying which")
+    start = int(content_range[1])
+    if start != asked:
+        raise _WrongRange(f"sent bytes from {start:,}, asked from {asked:,}")
+    if content_range[2] == "*":
+        return start, None if length is None else start + length
+    return start, int(content_range[2])
+
+
+def _explain(error: BaseException, limits: Limits) -> _SourceError:
+    """What went wrong with a connection, in words without the URL and its secrets."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+
+    def find(*kinds: type[BaseException]) -> BaseException | None:
+        return next((cause for cause in causes if isinstance(cause, kinds)), None)
+
+    if find(requests.exceptions.ProxyError):
+        return _Drop("could not be reached through the proxy")
+    if find(ssl.SSLCertVerificationError):
+        return _Refusal("showed a certificate that is not trusted")
+    if find(ssl.SSLError):
+        return _Drop("made no secure connection")
+    if find(socket.gaierror):
+        return _Drop("could not be resolved")
+    if find(ConnectionRefusedError):
+        return _Drop("refused the connection")
+    if find(requests.ConnectTimeout):
+        return _Drop(f"made no connection in {limits.connect_seconds:g} s")
+    if find(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError):
+        return _Stall(f"sent nothing for {limits.stall_seconds:g} s")
+    if find(requests.TooManyRedirects):
+        return _Refusal("redirected too often")
+    if find(requests.exceptions.InvalidSchema):
+        return _Refusal("redirected to an unsupported scheme")
+    if find(requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError):
+        return _Refusal("is not a valid URL")
+    if find(urllib3.exceptions.NewConnectionError):
+        return _Drop("could not be reached")
+    return _Drop("dropped the connection")
+
+
+def _copy(source: Path, target: Path, sha256: str) -> None:
+    """Copy a local file to `target`, which gets its name only if the hash is right."""
+    try:
+        status = source.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _Refusal("is not a file")
+        with (
+            source.open("rb") as reader,
+            closing(_GrowingFile(target.with_name(f".{target.name}.part"), sha256)) as copy,
+            transfer_bar() as bar,
+        ):
+            try:
+                copy.drop()
+                copy.expect(status.st_size)
+                task = bar.add_task("copy", total=status.st_size)
+                while chunk := reader.read(CHUNK_BYTES):
+                    copy.append(chunk)
+                    bar.update(task, completed=copy.size)
+                if not copy.is_right():
+                    raise copy.mismatch()
+                copy.move_to(target)
+            finally:
+                copy.path.unlink(missing_ok=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _Refusal("no such file") from None
+    except OSError as error:  # a failure to write is a UserError by now
+        raise _Refusal(f"cannot be read: {error.strerror}") from None
+
+
+def _path_from(source: str, base_folder: Path) -> Path:
+    try:
+        return base_folder / Path(source).expanduser()
+    except RuntimeError:
+        raise _Refusal("no such user") from None
+
+
+def _path_in_file_url(rest: str) -> Path:
+    host, _, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise _Refusal(f"names the computer '{host}'; a file URL here is file:///path")
+    return Path(url2pathname(f"/{path}"))
+
+
+def _is_there(target: Path, sha256: str) -> bool:
+    try:
+        with target.open("rb") as file:
+            is_right = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UserError(f"{target}: cannot be read: {error.strerror}; move it away and run again") from None
+    if is_right:
+        say(f"{target}: already there, SHA-256 as expected")
+    return is_right
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise _cannot_write(folder, error) from None
+
+
+def _wait_for_lock(path: Path) -> filelock.AcquireReturnProxy:
+    """Hold the lock as a context; the system frees it if this process is killed."""
+    lock = filelock.FileLock(path)
+    try:
+        return lock.acquire(blocking=False)
+    except filelock.Timeout:
+        say("download: waiting for another process that fetches the same file")
+        return lock.acquire()
+    except OSError as error:
+        raise _cannot_write(path.parent, error) from None
+
+
+# What helps when there is no room for more bytes.
+_ADVICE = {
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room within your quota",
+    errno.EFBIG: "allow larger files (ulimit -f)",
+}
+
+
+def _cannot_write(folder: Path, error: OSError, needed: int | None = None) -> UserError:
+    """One line for a failure to write in `folder`, where so many more bytes were needed."""
+    advice = _ADVICE.get(error.errno or 0)
+    if advice is None:
+        return UserError(f"{folder}: cannot be written: {error.strerror or error}")
+    needs = "more bytes" if needed is None else f"{needed:,} more bytes"
+    free = shutil.disk_usage(folder).free
+    return UserError(
+        f"{folder}: {error.strerror}: {needs} needed, {free:,} free; what was received is kept: {advice} and run again"
+    )
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _shown(source: str) -> str:
+    """The source as it may be printed: without user name, password, query and fragment."""
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return source
+    host, slash, path = re.split(r"[?#]", rest)[0].partition("/")
+    host = host.rpartition("@")[2]
+    if not re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", host):
+        return f"{scheme}://…"  # a password with a slash in it looks like a port
+    return f"{scheme}://{host}{slash}{path}"

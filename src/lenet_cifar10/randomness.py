@@ -1,0 +1,22 @@
+"""All randomness comes from (seed, epoch, purpose), so an epoch can be repeated without the ones before it."""
+
+from hashlib import blake2b
+from typing import Literal
+
+import torch
+
+Purpose = Literal["weights", "order", "augmentation", "dropout"]
+
+
+def mix(seed: int, epoch: int, purpose: Purpose) -> int:
+    """A seed from 0 to 2**63 - 1, unrelated for any two different triples.
+
+    A cryptographic hash mixes them: a sum would make (0, 1) and (1, 0) alike.
+    """
+    digest = blake2b(f"{seed} {epoch} {purpose}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator_for(seed: int, epoch: int, purpose: Purpose) -> torch.Generator:
+    """A generator on the CPU: a GPU's numbers would depend on its model."""
+    return torch.Generator().manual_seed(mix(seed, epoch, purpose))

@@ -1,0 +1,187 @@
+"""The training loop."""
+
+import math
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from lenet_cifar10 import augment
+from lenet_cifar10.dataset import Split
+from lenet_cifar10.errors import UserError
+from lenet_cifar10.evaluation import predict, score
+from lenet_cifar10.model import LeNet
+from lenet_cifar10.params import AugmentSection, ModelSection, TrainSection
+from lenet_cifar10.randomness import generator_for, mix
+
+# Images augmented together: on a CPU as many as its caches hold, on a GPU enough to keep it busy.
+CHUNK_IMAGES = {"cpu": 2000}
+CHUNK_IMAGES_ON_A_GPU = 12_500
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One row of the history: losses are mean cross-entropies in nats, accuracies fractions.
+
+    The train figures are the running ones of the epoch, augmentation and dropout on. The validation figures are
+    those of the weights that would be kept. `learning_rate` is that of the epoch's last step.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+
+
+def learning_rate_at(step: int, steps: int, section: TrainSection) -> float:
+    """The learning rate of a step, counted from 0, of `steps` in all: a linear warm-up, then the schedule."""
+    warmup_steps = math.floor(section.warmup_fraction * steps)
+    if step < warmup_steps:
+        return section.learning_rate * (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / (steps - warmup_steps)
+    match section.schedule:
+        case "constant":
+            return section.learning_rate
+        case "linear":
+            return section.learning_rate * (1 - progress)
+        case "cosine":
+            return section.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Training:
+    """One training run: the network as it learns, and the average of its weights, which is what is kept.
+
+    Everything of an epoch but the weights and the optimizer's state follows from the seed and the epoch's number.
+
+    Raises:
+        UserError: the batch is larger than the training set.
+    """
+
+    def __init__(
+        self,
+        training: Split,
+        validation: Split,
+        classes: int,
+        device: torch.device,
+        seed: int,
+        augment_section: AugmentSection,
+        model_section: ModelSection,
+        section: TrainSection,
+    ) -> None:
+        if section.batch_size > len(training):
+            raise UserError(
+                f"params.yaml: train.batch_size: found {section.batch_size}, "
+                f"expected at most the {len(training)} training images; lower it"
+            )
+        self.device = device
+        self.images, self.labels = _place(training, device)
+        self.validation_images, self.validation_labels = _place(validation, device)
+        self.seed = seed
+        self.augment_section = augment_section
+        self.section = section
+        self.finished_epochs = 0
+        torch.manual_seed(mix(seed, 0, "weights"))  # drawn on the CPU, so every device starts from the same weights
+        network = LeNet(model_section, classes)
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.optimizer = _make_optimizer(self.network, section)
+        # Without averaging the weights kept are the network's own.
+        self.kept = deepcopy(self.network) if section.averaging_decay else self.network
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one epoch; the last one may have fewer images."""
+        return math.ceil(len(self.labels) / self.section.batch_size)
+
+    def run(self, after_step: Callable[[], object] = lambda: None) -> Iterator[EpochRecord]:
+        """Train the remaining epochs, one record after each. `after_step` is called after each optimizer step.
+
+        Raises:
+            UserError: the loss is no longer a finite number.
+        """
+        while self.finished_epochs < self.section.epochs:
+            yield self._run_epoch(self.finished_epochs + 1, after_step)
+
+    def _run_epoch(self, epoch: int, after_step: Callable[[], object]) -> EpochRecord:
+        torch.manual_seed(mix(self.seed, epoch, "dropout"))
+        self.network.train()
+        losses, hits = [], []  # tensors on the device: reading them within the epoch would make it wait
+        learning_rate = self.section.learning_rate
+        for step, (images, labels) in enumerate(self._batches(epoch), start=(epoch - 1) * self.steps_per_epoch):
+            learning_rate = learning_rate_at(step, self.section.epochs * self.steps_per_epoch, self.section)
+            loss, correct = self._take_step(step, images, labels, learning_rate)
+            losses.append(loss * len(labels))
+            hits.append(correct)
+            after_step()
+        count = len(self.labels)
+        train_loss = math.fsum(torch.stack(losses).tolist()) / count
+        train_accuracy = sum(torch.stack(hits).tolist()) / count
+        if not math.isfinite(train_loss):
+            raise UserError(
+                f"epoch {epoch}: the training loss is {train_loss}; training has diverged; lower train.learning_rate"
+            )
+        validation = score(predict(self.kept, self.validation_images), self.validation_labels)
+        self.finished_epochs = epoch
+        return EpochRecord(
+            epoch, train_loss, train_accuracy, validation.loss, validation.accuracy, learning_rate
+        )
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The epoch's augmented batches in their order: every training image once."""
+        count, batch_size = len(self.labels), self.section.batch_size
+        order = torch.randperm(count, generator=generator_for(self.seed, epoch, "order")).to(self.device)
+        draws = augment.draw(count, self.augment_section, generator_for(self.seed, epoch, "augmentation"))
+        batches_at_once = max(1, CHUNK_IMAGES.get(self.device.type, CHUNK_IMAGES_ON_A_GPU) // batch_size)
+        for start in range(0, count, batches_at_once * batch_size):
+            chunk = slice(start, start + batches_at_once * batch_size)
+            images = augment.apply(self.images[order[chunk]], draws[chunk], self.augment_section.border)
+            labels = self.labels[order[chunk]]
+            yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
+
+    def _take_step(self, step: int, images: Tensor, labels: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
+        """One optimizer step -> the batch's mean cross-entropy and its number of right answers, on the device."""
+        log_probabilities = self.network(images).log_softmax(dim=1)
+        cross_entropy = functional.nll_loss(log_probabilities, labels)
+        smoothing = self.section.label_smoothing
+        (cross_entropy * (1 - smoothing) - log_probabilities.mean() * smoothing).backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.kept is not self.network:
+            self._average(step)
+        return cross_entropy.detach(), (log_probabilities.argmax(dim=1) == labels).sum()
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        """Move the kept weights towards the network's; faster at first, so that the first weights are soon forgotten.
+
+        The start is that of TensorFlow's ExponentialMovingAverage with num_updates.
+        """
+        decay = min(self.section.averaging_decay, (1 + step) / (10 + step))
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.kept.parameters()), list(self.network.parameters()), step)
+
+
+def _place(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The images and labels of a split as tensors on the device, where they stay: 154 MB for 50,000 images."""
+    return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+
+
+def _make_optimizer(network: LeNet, section: TrainSection) -> Optimizer:
+    """The fused form of the optimizer: one pass over all weights."""
+    parameters, rate, decay = network.parameters(), section.learning_rate, section.weight_decay
+    match section.optimizer:
+        case "sgd":
+            momentum = section.momentum
+            return SGD(parameters, rate, momentum, weight_decay=decay, nesterov=momentum > 0, fused=True)
+        case "adam":
+            return Adam(parameters, rate, weight_decay=decay, fused=True)
+        case "adamw":
+            return AdamW(parameters, rate, weight_decay=decay, fused=True)

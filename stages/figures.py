@@ -1,0 +1,42 @@
+"""Figures: tables and training images of the earlier stages -> pictures in plots/images/."""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lenet_cifar10 import augment, dataset, errors, figures
+from lenet_cifar10.params import Params
+from lenet_cifar10.randomness import generator_for
+from lenet_cifar10.records import read_json
+from lenet_cifar10.terminal import say
+
+PREPARED = Path("data/prepared")
+PICTURES = Path("plots/images")
+EXAMPLES = 20
+
+
+def main() -> None:
+    """Draw every picture anew."""
+    params = Params.load(Path("params.yaml"))
+    class_names = read_json(PREPARED / "classes.json")
+    training = dataset.load(PREPARED / "train.npz", len(class_names))
+
+    # The first images of the first epoch, as train augments them.
+    order = torch.randperm(len(training), generator=generator_for(params.seed, 1, "order")).numpy()
+    draws = augment.draw(len(training), params.augment, generator_for(params.seed, 1, "augmentation"))
+    examples = training[order[:EXAMPLES]]
+    seen = augment.apply(torch.from_numpy(examples.images), draws[:EXAMPLES], params.augment.border).numpy()
+
+    pictures = {
+        "augmentation.png": figures.draw_images(seen, [class_names[label] for label in examples.labels]),
+        "curves.png": figures.draw_curves(pd.read_csv("plots/history.csv")),
+        "confusion.png": figures.draw_confusion(pd.read_csv("plots/predictions.csv"), params.figures),
+    }
+    for name, figure in pictures.items():
+        figures.save(figure, PICTURES / name, params.figures)
+    say(f"drew {', '.join(pictures)} in {PICTURES}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,34 @@
+"""Prepare: the archive in data/raw/ -> arrays for training, validation and test in data/prepared/."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from lenet_cifar10 import archive, dataset, errors
+from lenet_cifar10.params import Params
+from lenet_cifar10.records import replacing, write_json
+from lenet_cifar10.terminal import say
+
+ARCHIVE = Path("data/raw/cifar-10-python.tar.gz")
+PREPARED = Path("data/prepared")
+
+
+def main() -> None:
+    """Read, check and split the archive."""
+    section = Params.load(Path("params.yaml")).data
+    content = archive.read(ARCHIVE)
+    training, validation = dataset.hold_out(content.train, content.test, section, len(content.class_names))
+    if section.validation_size == 0:
+        say("data.validation_size is 0: no image is held out, and validation figures are those of the test set")
+    splits = {"train.npz": training, "validation.npz": validation, "test.npz": content.test}
+    with ExitStack() as all_or_none:
+        for name, split in splits.items():
+            dataset.save(all_or_none.enter_context(replacing(PREPARED / name)), split)
+        write_json(PREPARED / "classes.json", content.class_names)
+    say(
+        f"prepared {len(training):,} training, {len(validation):,} validation and {len(content.test):,} test images "
+        f"of {len(content.class_names)} classes in {PREPARED}"
+    )
+
+
+if __name__ == "__main__":
+    errors.run(main)
