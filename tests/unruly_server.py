@@ -3,7 +3,7 @@
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
@@ -101,10 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         self.close_connection = True
-        try:
+        with suppress(OSError):  # the client has gone
             self._send_body(body, answer)
-        except OSError:
-            pass  # the client has gone
 
     def _send_body(self, body: bytes, answer: Answer) -> None:
         unruly = self.unruly
@@ -129,5 +127,5 @@ class _Handler(BaseHTTPRequestHandler):
         if unruly.declares == "chunks" and answer.sent == len(body):
             self.wfile.write(b"0\r\n\r\n")
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the base class's name)
+    def log_message(self, format: str, *args: object) -> None:
         pass

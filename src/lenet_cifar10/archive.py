@@ -23,7 +23,7 @@ from enum import Enum
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from struct import pack
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +92,7 @@ def read(path: Path) -> Archive:
         fault = f"is damaged ({error})"
     except EOFError:
         fault = "is truncated: the compressed data stop before their end"
-    except _Fault as error:
+    except _ArchiveError as error:
         fault = str(error)
     raise UserError(f"{path}: {fault}; fetch the archive again, or mend what made it")
 
@@ -115,7 +115,7 @@ def write(path: Path, archive: Archive) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with (
-            open(temporary, "wb") as file,
+            temporary.open("wb") as file,
             gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as stream,
             tarfile.open(mode="w", fileobj=stream, format=tarfile.USTAR_FORMAT) as tar,
         ):
@@ -123,12 +123,12 @@ def write(path: Path, archive: Archive) -> None:
                 member = tarfile.TarInfo(name)  # owner, group and time are 0, the mode is 644
                 member.size = len(body)
                 tar.addfile(member, BytesIO(body))
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-class _Fault(Exception):
+class _ArchiveError(Exception):
     """What is wrong with an archive, without its path."""
 
 
@@ -137,8 +137,8 @@ def _within(member: str) -> Iterator[None]:
     """Name the member in a fault."""
     try:
         yield
-    except _Fault as fault:
-        raise _Fault(f"{member}: {fault}") from None
+    except _ArchiveError as fault:
+        raise _ArchiveError(f"{member}: {fault}") from None
 
 
 def _shown(value: str | tuple[int, ...]) -> str:
@@ -147,7 +147,7 @@ def _shown(value: str | tuple[int, ...]) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _read_archive(stream: BinaryIO) -> Archive:
+def _read_archive(stream: gzip.GzipFile) -> Archive:
     class_names: tuple[str, ...] = ()
     batches: dict[str, Split] = {}
     for member, body in _read_members(stream):
@@ -177,7 +177,7 @@ def _join(batches: list[Split]) -> Split:
 # The tar: one pass over its headers. tarfile would read extension headers whole, however large they claim to be.
 
 
-def _read_members(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def _read_members(stream: gzip.GzipFile) -> Iterator[tuple[str, bytes]]:
     """Yield name and bytes of the members that make up the data set, in the tar's order."""
     missing = list(MEMBERS)
     position = 0
@@ -189,67 +189,73 @@ def _read_members(stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
         padded_size = -(-member.size // BLOCK) * BLOCK
         position += BLOCK + padded_size
         if position > MOST_UNPACKED_BYTES:
-            raise _Fault(f"unpacks to {position:,} bytes or more, expected {MOST_UNPACKED_BYTES:,} at most")
+            raise _ArchiveError(f"unpacks to {position:,} bytes or more, expected {MOST_UNPACKED_BYTES:,} at most")
         if member.name not in MEMBERS or member.type in EXTENSIONS:
             _skip_member(stream, member, padded_size)
             continue
         if member.name not in missing:
-            raise _Fault(f"{member.name}: found twice, expected once")
+            raise _ArchiveError(f"{member.name}: found twice, expected once")
         missing.remove(member.name)
         if not member.isfile():
-            raise _Fault(f"{member.name}: found a folder, expected a file")
+            raise _ArchiveError(f"{member.name}: found a folder, expected a file")
         if member.size > MOST_MEMBER_BYTES:
-            raise _Fault(f"{member.name}: found {member.size:,} bytes, expected {MOST_MEMBER_BYTES:,} at most")
+            raise _ArchiveError(f"{member.name}: found {member.size:,} bytes, expected {MOST_MEMBER_BYTES:,} at most")
         yield member.name, _take(stream, padded_size)[: member.size]
     else:
-        raise _Fault(f"has {MOST_MEMBERS:,} members or more, expected {len(MEMBERS)} and few others")
+        raise _ArchiveError(f"has {MOST_MEMBERS:,} members or more, expected {len(MEMBERS)} and few others")
     if missing:
-        raise _Fault(f"lacks {', '.join(missing)}")
+        raise _ArchiveError(f"lacks {', '.join(missing)}")
     while chunk := stream.read(CHUNK):  # gzip compares its checksum only at the very end
         position += len(chunk)
         if position > MOST_UNPACKED_BYTES:
-            raise _Fault(f"unpacks to {position:,} bytes or more, expected {MOST_UNPACKED_BYTES:,} at most")
+            raise _ArchiveError(f"unpacks to {position:,} bytes or more, expected {MOST_UNPACKED_BYTES:,} at most")
 
 
 def _parse_header(header: bytes, position: int) -> tarfile.TarInfo:
     """The member that a tar header announces, of a kind that a clean archive has; its name without "./"."""
     if len(header) < BLOCK:
-        raise _Fault("is truncated: the tar stops within a header")
+        raise _ArchiveError("is truncated: the tar stops within a header")
     try:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        raise _Fault(f"found no tar header at byte {position:,} of what it unpacks to ({error})") from None
+        raise _ArchiveError(f"found no tar header at byte {position:,} of what it unpacks to ({error})") from None
     parts = PurePosixPath(member.name)
     if parts.is_absolute() or ".." in parts.parts:
-        raise _Fault(f"{_shown(member.name)}: leads out of the folder it is unpacked in, expected names in {FOLDER}")
+        raise _ArchiveError(
+            f"{_shown(member.name)}: leads out of the folder it is unpacked in, expected names in {FOLDER}"
+        )
     member.name = str(parts)
     if member.size < 0:
-        raise _Fault(f"{_shown(member.name)}: has a size below zero")
+        raise _ArchiveError(f"{_shown(member.name)}: has a size below zero")
     if member.isdir():
         member.size = 0
     elif member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, *EXTENSIONS):
         kind = "link" if member.islnk() or member.issym() else f"member of type {_shown(member.type.decode('latin-1'))}"
-        raise _Fault(f"{_shown(member.name)}: found a {kind}, expected files and folders only")
+        raise _ArchiveError(f"{_shown(member.name)}: found a {kind}, expected files and folders only")
     return member
 
 
-def _skip_member(stream: BinaryIO, member: tarfile.TarInfo, padded_size: int) -> None:
+def _skip_member(stream: gzip.GzipFile, member: tarfile.TarInfo, padded_size: int) -> None:
     """Pass over a member; an extension header may give times and owners, but not a name or size other than seen."""
     if member.type in EXTENSIONS:
         if member.size > MOST_EXTENSION_BYTES:
-            raise _Fault(f"{_shown(member.name)}: found an extension header of {member.size:,} bytes, expected a few")
+            raise _ArchiveError(
+                f"{_shown(member.name)}: found an extension header of {member.size:,} bytes, expected a few"
+            )
         if re.search(rb" (path|linkpath|size|GNU\.sparse\.[^=]*)=", _take(stream, padded_size)):
-            raise _Fault(f"{_shown(member.name)}: found an extension header that renames or resizes, expected none")
+            raise _ArchiveError(
+                f"{_shown(member.name)}: found an extension header that renames or resizes, expected none"
+            )
         return
     for start in range(0, padded_size, CHUNK):
         _take(stream, min(CHUNK, padded_size - start))
 
 
-def _take(stream: BinaryIO, size: int) -> bytes:
+def _take(stream: gzip.GzipFile, size: int) -> bytes:
     """Exactly `size` bytes."""
     content = stream.read(size)
     if len(content) < size:
-        raise _Fault("is truncated: the tar stops within a member")
+        raise _ArchiveError("is truncated: the tar stops within a member")
     return content
 
 
@@ -281,21 +287,21 @@ def _unpickle(body: bytes) -> object:
     try:
         return _interpret(body)
     except (ValueError, TypeError, IndexError, KeyError, AttributeError) as error:
-        raise _Fault(f"is no pickle or is damaged ({_shown(str(error))})") from None
+        raise _ArchiveError(f"is no pickle or is damaged ({_shown(str(error))})") from None
 
 
 def _interpret(body: bytes) -> object:
     """Follow the few opcodes that the official files need; what is out of place ends in a usual exception."""
     stack: list[Any] = []
     outer: list[list[Any]] = []  # what was on the stack at each mark
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     for count, (opcode, value, _) in enumerate(pickletools.genops(body)):
         if count == MOST_OPCODES:
-            raise _Fault(f"its pickle has more than {MOST_OPCODES:,} opcodes, expected some 30,000")
+            raise _ArchiveError(f"its pickle has more than {MOST_OPCODES:,} opcodes, expected some 30,000")
         match opcode.name:
             case "PROTO":
                 if value != 2:
-                    raise _Fault(f"is pickled with protocol {value}, expected 2, as Python 2 did")
+                    raise _ArchiveError(f"is pickled with protocol {value}, expected 2, as Python 2 did")
             case "BININT" | "BININT1" | "BININT2" | "BINSTRING" | "SHORT_BINSTRING":
                 stack.append(value)
             case "NONE":
@@ -307,7 +313,7 @@ def _interpret(body: bytes) -> object:
             case "GLOBAL" | "INST":
                 if value not in [name.value for name in _Name]:
                     name = _shown(str(value).replace(" ", "."))
-                    raise _Fault(f"its pickle asks for {name}, expected numpy's arrays only; none of it was run")
+                    raise _ArchiveError(f"its pickle asks for {name}, expected numpy's arrays only; none of it was run")
                 stack.append(_Name(value))
             case "EMPTY_DICT":
                 stack.append({})
@@ -348,7 +354,9 @@ def _interpret(body: bytes) -> object:
             case "STOP":
                 return stack.pop()
             case _:
-                raise _Fault(f"its pickle has the opcode {opcode.name}, expected those of Python 2 for text and arrays")
+                raise _ArchiveError(
+                    f"its pickle has the opcode {opcode.name}, expected those of Python 2 for text and arrays"
+                )
     raise AssertionError("genops ends with STOP or raises")
 
 
@@ -364,9 +372,9 @@ def _text(key: object) -> str:
 
 def _entry(content: object, key: str) -> object:
     if not isinstance(content, dict):
-        raise _Fault(f"found {_kind(content)}, expected a dictionary")
+        raise _ArchiveError(f"found {_kind(content)}, expected a dictionary")
     if key not in content:
-        raise _Fault(f"lacks the key {key}")
+        raise _ArchiveError(f"lacks the key {key}")
     return content[key]
 
 
@@ -375,12 +383,12 @@ def _check_batch(content: object) -> Split:
     rows = _check_rows(_entry(content, "data"))
     labels = _entry(content, "labels")
     if not isinstance(labels, list):
-        raise _Fault(f"labels: found {_kind(labels)}, expected a list of whole numbers")
+        raise _ArchiveError(f"labels: found {_kind(labels)}, expected a list of whole numbers")
     for label in labels:
         if type(label) is not int:
-            raise _Fault(f"labels: found {_kind(label)} among them, expected whole numbers")
+            raise _ArchiveError(f"labels: found {_kind(label)} among them, expected whole numbers")
     if len(labels) != len(rows):
-        raise _Fault(f"labels: found {len(labels):,}, expected one for each of {len(rows):,} images")
+        raise _ArchiveError(f"labels: found {len(labels):,}, expected one for each of {len(rows):,} images")
     return Split(rows.reshape(-1, *IMAGE_SHAPE), np.array(labels, dtype=np.int64))
 
 
@@ -394,13 +402,15 @@ def _check_rows(data: object) -> np.ndarray:
         ) if all(type(length) is int for length in shape):
             pass
         case _:
-            raise _Fault(f"data: found {_kind(data)}, expected a numpy array as Python 2 pickled it")
+            raise _ArchiveError(f"data: found {_kind(data)}, expected a numpy array as Python 2 pickled it")
     if dtype != "u1" or len(shape) != 2 or shape[1] != ROW_LENGTH:
-        raise _Fault(f"data: found {_shown(dtype)} of shape {_shown(shape)}, expected 'u1' of shape (n, {ROW_LENGTH})")
+        raise _ArchiveError(
+            f"data: found {_shown(dtype)} of shape {_shown(shape)}, expected 'u1' of shape (n, {ROW_LENGTH})"
+        )
     if shape[0] < 1:
-        raise _Fault(f"data: found {shape[0]} images, expected 1 at least")
+        raise _ArchiveError(f"data: found {shape[0]} images, expected 1 at least")
     if len(content) != shape[0] * ROW_LENGTH:
-        raise _Fault(f"data: found {len(content):,} bytes, expected {shape[0]:,} images of {ROW_LENGTH:,}")
+        raise _ArchiveError(f"data: found {len(content):,} bytes, expected {shape[0]:,} images of {ROW_LENGTH:,}")
     values = np.frombuffer(content.encode("latin-1"), dtype=np.uint8)
     return values.reshape(shape, order="F" if by_column else "C")
 
@@ -409,20 +419,20 @@ def _check_label_range(labels: np.ndarray, classes: int) -> None:
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(outside):
         place = outside[0]
-        raise _Fault(f"labels: found {labels[place]} for image {place:,}, expected 0 to {classes - 1}")
+        raise _ArchiveError(f"labels: found {labels[place]} for image {place:,}, expected 0 to {classes - 1}")
 
 
 def _check_class_names(content: object) -> tuple[str, ...]:
     names = _entry(content, "label_names")
     if not isinstance(names, list) or not 2 <= len(names) <= MOST_CLASSES:
         found = f"{len(names):,}" if isinstance(names, list) else _kind(names)
-        raise _Fault(f"label_names: found {found}, expected a list of 2 to {MOST_CLASSES} names")
+        raise _ArchiveError(f"label_names: found {found}, expected a list of 2 to {MOST_CLASSES} names")
     for name in names:
         if not isinstance(name, str) or not CLASS_NAME.fullmatch(name):
             found = _shown(name) if isinstance(name, str) else _kind(name)
-            raise _Fault(f"label_names: found {found}, expected 1 to 100 printable ASCII characters")
+            raise _ArchiveError(f"label_names: found {found}, expected 1 to 100 printable ASCII characters")
         if names.count(name) > 1:
-            raise _Fault(f"label_names: found {_shown(name)} twice, expected different names")
+            raise _ArchiveError(f"label_names: found {_shown(name)} twice, expected different names")
     return tuple(names)
 
 

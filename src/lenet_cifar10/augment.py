@@ -131,10 +131,9 @@ def apply(images: Tensor, draws: Draws, border: Border = "zero") -> Tensor:
     device = images.device
     steps: list[tuple[Callable[[Tensor, Tensor, Border], Tensor], Tensor]] = []
     if not _keeps_geometry(draws):
-        tables = _tabulate_warps(draws, height, width)
-        steps.append((_warp, torch.from_numpy(tables).to(device, non_blocking=True)))
+        steps.append((_warp, torch.tensor(_tabulate_warps(draws, height, width)).to(device, non_blocking=True)))
     if not _keeps_colours(draws):
-        steps.append((_blend, torch.from_numpy(_tabulate_blends(draws)).to(device, non_blocking=True)))
+        steps.append((_blend, torch.tensor(_tabulate_blends(draws)).to(device, non_blocking=True)))
     if not steps:
         return images.clone(memory_format=torch.contiguous_format)
 
@@ -167,12 +166,13 @@ def normalize(images: Tensor, channels_last: bool = False) -> Tensor:
 
 
 def _keeps_geometry(draws: Draws) -> bool:
-    moves = draws.flip | (draws.angle != 0) | (draws.shear != 0) | (draws.scale != 1)
-    return not bool(moves.any()) and not bool(draws.translation.any())
+    moves = draws.flip.numpy() | (draws.angle.numpy() != 0) | (draws.shear.numpy() != 0) | (draws.scale.numpy() != 1)
+    return not moves.any() and not draws.translation.numpy().any()
 
 
 def _keeps_colours(draws: Draws) -> bool:
-    return bool(((draws.brightness == 1) & (draws.contrast == 1) & (draws.saturation == 1)).all())
+    factors = (draws.brightness, draws.contrast, draws.saturation)
+    return all((factor.numpy() == 1).all() for factor in factors)
 
 
 def _tabulate_warps(draws: Draws, height: int, width: int) -> NDArray[np.int32]:
@@ -314,4 +314,4 @@ def _blend(images: Tensor, table: Tensor, _: Border) -> Tensor:
         mean = torch.div(2 * total + size, 2 * size, rounding_mode="floor")  # rounded half up
         duller = grey.mul_(grey_share).add_(mean * mean_share)
         pixels.sub_(duller).mul_(factor).add_(duller).clamp_(0, 255).floor_()
-    return pixels.view_as(images)
+    return pixels.to(torch.int16).view_as(images)  # from int16 to uint8 is vectorised on a CPU, from float32 is not

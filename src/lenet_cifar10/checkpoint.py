@@ -57,8 +57,9 @@ def _read_class_names(path: Path, metadata: dict[str, str] | None) -> tuple[str,
         names = json.loads((metadata or {})[_METADATA_KEY])["class_names"]
     except (KeyError, ValueError, TypeError, RecursionError):
         names = None
-    if isinstance(names, list) and 2 <= len(names) <= 256 and all(isinstance(name, str) for name in names):
-        return tuple(names)
+    if isinstance(names, list) and all(isinstance(name, str) and name.isprintable() for name in names):
+        if 2 <= len(set(names)) == len(names) <= 256:
+            return tuple(names)
     raise UserError(f"{path}: names no classes, so it was not written by this project; run dvc repro train")
 
 

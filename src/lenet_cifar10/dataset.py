@@ -79,11 +79,12 @@ def load(path: Path, classes: int) -> Split:
     except Exception as error:  # a damaged byte can lead the readers of zip and npy into any of a dozen kinds
         raise UserError(f"{path}: is damaged ({error}); run dvc repro --force prepare") from None
     images, labels = split.images, split.labels
-    if images.dtype != np.uint8 or images.shape[1:] != (3, 32, 32) or labels.shape != images.shape[:1]:
+    shapes = (images.shape[1:], labels.shape)
+    if (images.dtype, labels.dtype) != (np.uint8, np.int64) or shapes != ((3, 32, 32), images.shape[:1]):
         raise UserError(
-            f"{path}: found images {images.dtype} {images.shape} and labels {labels.shape}, "
-            f"expected uint8 (N, 3, 32, 32) and (N,); run dvc repro --force prepare"
+            f"{path}: found images {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}, "
+            f"expected uint8 (N, 3, 32, 32) and int64 (N,); run dvc repro --force prepare"
         )
-    if labels.dtype != np.int64 or (len(labels) and not 0 <= labels.min() <= labels.max() < classes):
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
         raise UserError(f"{path}: found labels outside 0 to {classes - 1}; run dvc repro --force prepare")
     return split

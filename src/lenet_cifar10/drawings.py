@@ -87,17 +87,21 @@ def _columns(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _checkers(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Four by four fields, every other one filled."""
-    across, upward = (abs(along - np.floor(along) - 0.5) - 0.25 for along in (x / 0.9, y / 0.9))
+    across, upward = (abs(along - np.floor(along) - 0.5) - 0.25 for along in (x / 0.9 + 0.25, y / 0.9 + 0.25))
     unlike = np.maximum(np.minimum(across, upward), -np.maximum(across, upward))
     return np.maximum(unlike * 0.9, _box(x, y, 0.9, 0.9))
 
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The points inside at least four of the five lines that join every other corner of a pentagon."""
-    cos_72, sin_72 = (sqrt(5) - 1) / 4, sqrt(10 + 2 * sqrt(5)) / 4
-    cos_144, sin_144 = -(sqrt(5) + 1) / 4, sqrt(10 - 2 * sqrt(5)) / 4
-    upper, lower = abs(x) * sin_72 + y * cos_72, abs(x) * sin_144 + y * cos_144
-    ...
+    normals = (
+        (0, 1),
+        (sqrt(10 + 2 * sqrt(5)) / 4, (sqrt(5) - 1) / 4),  # sine and cosine of 72 degrees
+        (sqrt(10 - 2 * sqrt(5)) / 4, -(sqrt(5) + 1) / 4),  # of 144 degrees
+        (-sqrt(10 - 2 * sqrt(5)) / 4, -(sqrt(5) + 1) / 4),
+        (-sqrt(10 + 2 * sqrt(5)) / 4, (sqrt(5) - 1) / 4),
+    )
+    return np.sort([x * across + y * upward - 0.36 for across, upward in normals], axis=0)[-2]
 
 
 # In the order of their labels.
@@ -118,15 +122,42 @@ SHAPES: dict[str, Distance] = {
 def _draw_shape(random: np.random.Generator, distance: Distance, count: int) -> np.ndarray:
     """Images of one shape, uint8 (count, 3, 32, 32)."""
 
-    def uniform(low: float, high: float, *shape: int) -> np.ndarray:
-        return low + (high - low) * random.random((count, *(shape or (1, 1))))
+    def uniform(low: float, high: float) -> np.ndarray:
+        return low + (high - low) * random.random((count, 1, 1, 1))
 
-    row, column = np.mgrid[:SIDE, :SIDE] + 0.5
-    radius = uniform(7, 13)
-    x = column - SIDE / 2 - uniform(-1, 1) * (15 - radius)
-    y = SIDE / 2 - row - uniform(-1, 1) * (15 - radius)
-    half_tangent = uniform(-0.12, 0.12)  # of the tilt, up to 14 degrees
-    cosine, sine = (1 - half_tangent**2) / (1 + half_tangent**2), 2 * half_tangent / (1 + half_tangent**2)
-    x, y = x * cosine - y * sine, x * sine + y * cosine
-    stretch = uniform(0.85, 1.15)
-    cover = np.clip(0.5 - radius * distance(x / radius * stretch, y / radius / stretch), 0, 1)
+    def colour(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+        wheel = abs((hue * 6 + np.array([[[0]], [[4]], [[2]]])) % 6 - 3) - 1
+        return value * (1 - saturation * (1 - np.clip(wheel, 0, 1)))
+
+    def blend(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
+        return below + (above - below) * share
+
+    row, column = np.mgrid[:SIDE, :SIDE] + 0.5  # (32, 32)
+
+    # Colours: a light shape on a dark ground or the reverse, of unlike hues.
+    hue, light_ground = uniform(0, 1), uniform(0, 1) < 0.5
+    pale = colour(hue, uniform(0.1, 0.7), uniform(0.75, 1))
+    dark = colour(hue + uniform(0.2, 0.8), uniform(0.4, 0.9), uniform(0.15, 0.5))
+    ground, figure = np.where(light_ground, pale, dark), np.where(light_ground, dark, pale)
+
+    # The ground: half of them plain, half shaded towards another hue, with faint blots.
+    slope = (uniform(-1, 1) * (column - SIDE / 2) + uniform(-1, 1) * (row - SIDE / 2)) / SIDE + 0.5
+    shade = np.where(uniform(0, 1) < 0.5, 0, uniform(0.2, 0.6))
+    image = blend(ground, colour(uniform(0, 1), uniform(0.2, 0.8), uniform(0.3, 0.8)), shade * np.clip(slope, 0, 1))
+    for _ in range(CLUTTER):
+        x, y = column - uniform(0, SIDE), row - uniform(0, SIDE)
+        cover = np.clip(0.5 + uniform(1, 5) - np.sqrt(x * x + y * y), 0, 1)
+        image = blend(image, colour(uniform(0, 1), uniform(0.2, 0.8), uniform(0.3, 0.8)), cover * uniform(0.1, 0.5))
+
+    # The shape: moved, tilted by up to 14 degrees, widened or narrowed.
+    radius, stretch, half_tangent = uniform(8, 13), uniform(0.87, 1.15), uniform(-0.12, 0.12)
+    x = column - SIDE / 2 - uniform(-1, 1) * (16 - radius)
+    y = SIDE / 2 - row - uniform(-1, 1) * (16 - radius)
+    square = half_tangent * half_tangent
+    cosine, sine = (1 - square) / (1 + square), 2 * half_tangent / (1 + square)
+    x, y = (x * cosine - y * sine) / radius * stretch, (x * sine + y * cosine) / radius / stretch
+    image = blend(image, figure, np.clip(0.5 - distance(x, y) * radius, 0, 1) * uniform(0.7, 1))
+
+    # Noise: the sum of three uniform numbers comes close to a normal deviate.
+    noise = random.random((3, *image.shape)).sum(axis=0) - 1.5
+    return np.rint(np.clip(image + noise * uniform(0, 0.2), 0, 1) * 255).astype(np.uint8)

@@ -53,5 +53,5 @@ def score_classes(logits: Tensor, labels: Tensor) -> list[float | None]:
 
 def confidences(logits: Tensor) -> tuple[Tensor, Tensor]:
     """logits (N, classes) -> the predicted labels (N,) and the probabilities given to them (N,), a fraction."""
-    probability, label = logits.softmax(dim=1).max(dim=1)
-    return label, probability
+    label = logits.argmax(dim=1)  # of the logits, as in `score`: two that differ can have the same probability
+    return label, logits.softmax(dim=1).gather(1, label[:, None]).squeeze(1)

@@ -86,23 +86,23 @@ class _SourceError(Exception):
     """Why a source did not give the file, in the words that follow its name."""
 
 
-class _Refusal(_SourceError):
+class _RefusalError(_SourceError):
     """Asking again would not help."""
 
 
-class _Drop(_SourceError):
+class _DropError(_SourceError):
     """The connection failed; another one may not."""
 
 
-class _Stall(_SourceError):
+class _StallError(_SourceError):
     """Nothing came for too long."""
 
 
-class _Crawl(_SourceError):
+class _CrawlError(_SourceError):
     """Bytes came too slowly."""
 
 
-class _WrongRange(_SourceError):
+class _RangeError(_SourceError):
     """The answer begins at another byte than the one asked for."""
 
 
@@ -116,19 +116,21 @@ class _GrowingFile:
         self.path = path
         self.sha256 = sha256
         self.total: int | None = None  # bytes when complete, where a source has told
+        self.appended = 0  # bytes in this run, dropped ones included
         try:
             self.file = path.open("a+b", buffering=0)
             self.file.seek(0)
             self.digest = hashlib.file_digest(self.file, "sha256")
             self.size = self.file.tell()
+            self.origins = {"an earlier run"} if self.size else set()  # where the bytes came from
         except OSError as error:
             raise _cannot_write(path.parent, error) from None
 
     def is_right(self) -> bool:
         return self.digest.hexdigest() == self.sha256
 
-    def mismatch(self) -> _Refusal:
-        return _Refusal(f"SHA-256 is {self.digest.hexdigest()}, expected {self.sha256}")
+    def mismatch(self) -> _RefusalError:
+        return _RefusalError(f"SHA-256 is {self.digest.hexdigest()}, expected {self.sha256}")
 
     def expect(self, total: int | None) -> None:
         """Note the complete file's bytes, if known; a UserError if the disk has no room for the rest."""
@@ -145,6 +147,7 @@ class _GrowingFile:
                 raise self._no_room(error) from None
             self.digest.update(rest[:written])
             self.size += written
+            self.appended += written
             rest = rest[written:]
 
     def drop(self) -> None:
@@ -152,9 +155,10 @@ class _GrowingFile:
         self.file.truncate(0)
         self.digest = hashlib.sha256()
         self.size = 0
+        self.origins = set()
 
     def move_to(self, target: Path) -> None:
-        """Give the complete and right file its final name, at once and safe from a power failure."""
+        """Give the complete and right file its final name, once its bytes are safely on disk."""
         assert self.is_right()
         try:
             os.fsync(self.file.fileno())
@@ -211,14 +215,14 @@ def _try_sources(sources: list[str], partial: _GrowingFile, target: Path, base_f
             elif scheme.lower() == "file":
                 _copy(_path_in_file_url(rest), target, partial.sha256)
             elif scheme.lower() in ("http", "https"):
-                _download(source, partial, limits, is_patient=is_patient)
+                _Server(source, limits, is_patient=is_patient).complete(partial)
                 partial.move_to(target)
             else:
-                raise _Refusal(f"unsupported scheme '{scheme}'")
+                raise _RefusalError(f"unsupported scheme '{scheme}'")
             return
         except _SourceError as failure:
             reasons[source] = failure
-            if isinstance(failure, _Crawl):
+            if isinstance(failure, _CrawlError):
                 attempts.append((source, True))
             if attempts:
                 say(f"download: {_shown(source)}: {failure}; leaving it for the next source")
@@ -237,81 +241,101 @@ def _tell_all_failed(reasons: dict[str, _SourceError], partial: _GrowingFile, ta
     return "\n".join(lines)
 
 
-def _download(url: str, partial: _GrowingFile, limits: Limits, *, is_patient: bool) -> None:
-    """Complete `partial` from one server until its hash is right.
+class _Server:
+    """One HTTP source, and what has been learned about it.
 
     With patience, a crawl is borne, and a stall is mended like a dropped connection, by a new one.
     """
-    pace = None if is_patient else _Pace(limits)
-    is_all_from_here = partial.size == 0
-    ranges = True
-    chances = 0
-    while True:
-        size_before = partial.size
-        try:
-            _receive(url, partial, limits, pace, ranges)
-        except _SourceError as failure:
-            if partial.is_right():  # the server had promised more than there is
-                return
-            if isinstance(failure, _WrongRange) and ranges:
-                ranges = False
+
+    def __init__(self, url: str, limits: Limits, *, is_patient: bool) -> None:
+        self.url = url
+        self.limits = limits
+        self.is_patient = is_patient
+        self.pace = _Pace(limits)
+        self.gives_ranges = True
+        self.is_trusted_alone = False  # bytes from elsewhere did not fit this server's
+
+    def complete(self, partial: _GrowingFile) -> None:
+        """Append to `partial` until its hash is right, over as many connections as it takes.
+
+        Raises:
+            _SourceError: this server will not do; `partial` keeps what it has, unless all of it is wrong.
+        """
+        chances = 0
+        while True:
+            appended_before = partial.appended
+            try:
+                self._receive(partial)
+            except _SourceError as failure:
+                if partial.is_right():  # the server had promised more than there is
+                    return
+                if isinstance(failure, _RangeError) and self.gives_ranges:
+                    self.gives_ranges = False
+                    continue
+                chances = RECONNECTIONS if partial.appended > appended_before else chances - 1
+                is_mendable = isinstance(failure, _DropError) or (self.is_patient and isinstance(failure, _StallError))
+                if not is_mendable or chances < 1:
+                    raise
+                say(f"download: {_shown(self.url)}: {failure}; connecting again")
+                time.sleep(self.limits.pause_seconds)
                 continue
-            chances = RECONNECTIONS if partial.size > size_before else chances - 1
-            is_mendable = isinstance(failure, _Drop) or (isinstance(failure, _Stall) and is_patient)
-            if not is_mendable or chances < 1:
-                raise
-            say(f"download: {_shown(url)}: {failure}; connecting again")
-            time.sleep(limits.pause_seconds)
-            continue
-        if partial.is_right():
-            return
-        mismatch = partial.mismatch()
-        partial.drop()
-        if is_all_from_here:
-            raise mismatch
-        say(f"download: {_shown(url)}: does not continue what was there; starting over")
-        is_all_from_here = True
-
-
-def _receive(url: str, partial: _GrowingFile, limits: Limits, pace: _Pace | None, ranges: bool) -> None:
-    """Append the rest of the file, as far as the server gives it in one answer.
-
-    Returns when the server's file has ended, also if it is no longer than what was there.
-    """
-    asked = partial.size if ranges else 0
-    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
-    if asked:
-        headers["Range"] = f"bytes={asked}-"
-    timeout = (limits.connect_seconds, limits.stall_seconds)
-    try:
-        with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
-            if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and asked:
+            if partial.is_right():
                 return
-            start, total = _read_extent(response, asked)
-            if total is not None and total <= partial.size:
-                return
-            partial.expect(total)
-            skip = partial.size - start
-            if partial.size:
-                from_where = "resumed at" if not skip else "sends the whole file again; passing over"
-                of_total = "" if total is None else f" of {_megabytes(total)}"
-                say(f"download: {from_where} {_megabytes(partial.size)}{of_total}")
-            with transfer_bar() as bar:
-                task = bar.add_task("download", total=total, completed=partial.size)
-                # read1 returns what has come, so that a trickle is seen as one and nothing waits in a buffer
-                while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
-                    partial.append(chunk[skip:])
-                    skip = max(0, skip - len(chunk))
-                    bar.update(task, completed=partial.size)
-                    if pace is not None and pace.is_crawl(len(chunk)):
-                        raise _Crawl(
-                            f"slower than {limits.crawl_bytes_per_second / 1000:g} kB/s"
-                            f" over {limits.crawl_window_seconds:g} s"
-                        )
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise _explain(error, limits) from None
-    if total is not None and partial.size < total:
-        raise _Drop("ended its answer early")
+            if partial.origins <= {self.url}:
+                mismatch = partial.mismatch()
+                partial.drop()
+                raise mismatch
+            say(f"download: {_shown(self.url)}: does not continue what was there; starting over")
+            self.is_trusted_alone = True
+
+    def _receive(self, partial: _GrowingFile) -> None:
+        """Append what the server gives in one answer.
+
+        Returns when the server's file has ended, also if that is no longer than what was there.
+        """
+        is_anew = self.is_trusted_alone and not partial.origins <= {self.url}
+        asked = partial.size if self.gives_ranges and not is_anew else 0
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+        if asked:
+            headers["Range"] = f"bytes={asked}-"
+        timeout = (self.limits.connect_seconds, self.limits.stall_seconds)
+        try:
+            with requests.get(self.url, headers=headers, stream=True, timeout=timeout) as response:
+                if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and asked:
+                    return
+                start, total = _read_extent(response, asked)
+                if is_anew:
+                    partial.drop()
+                if total is not None and total <= partial.size:
+                    return
+                partial.expect(total)
+                partial.origins.add(self.url)
+                _tell_resumption(partial, start)
+                self._append_body(response, partial, skip=partial.size - start)
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+            raise _explain(error, self.limits) from None
+        if total is not None and partial.size < total:
+            raise _DropError("ended its answer early")
+
+    def _append_body(self, response: requests.Response, partial: _GrowingFile, skip: int) -> None:
+        """Append what comes, but for the first `skip` bytes."""
+        with transfer_bar() as bar:
+            task = bar.add_task("download", total=partial.total, completed=partial.size)
+            # read1 returns what has come, so that a trickle is seen as one and nothing waits in a buffer
+            while chunk := response.raw.read1(CHUNK_BYTES, decode_content=False):
+                partial.append(chunk[skip:])
+                skip = max(0, skip - len(chunk))
+                bar.update(task, completed=partial.size)
+                if self.pace.is_crawl(len(chunk)) and not self.is_patient:
+                    least, window = self.limits.crawl_bytes_per_second / 1000, self.limits.crawl_window_seconds
+                    raise _CrawlError(f"slower than {least:g} kB/s over {window:g} s")
+
+
+def _tell_resumption(partial: _GrowingFile, start: int) -> None:
+    if partial.size:
+        how = "resumed at" if start else "sends the whole file again; passing over"
+        of_total = "" if partial.total is None else f" of {_megabytes(partial.total)}"
+        say(f"download: {how} {_megabytes(partial.size)}{of_total}")
 
 
 def _read_extent(response: requests.Response, asked: int) -> tuple[int, int | None]:
@@ -319,19 +343,19 @@ def _read_extent(response: requests.Response, asked: int) -> tuple[int, int | No
     status = response.status_code
     if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         phrase = http.client.responses.get(status, "(an unknown status)")  # the server's own words could be anything
-        raise _Refusal(f"answered {status} {phrase}")
+        raise _RefusalError(f"answered {status} {phrase}")
     content_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if content_type in WEB_PAGES:
-        raise _Refusal(f"answered with a web page ({content_type})")
+        raise _RefusalError(f"answered with a web page ({content_type})")
     length = response.raw.length_remaining
     if status == HTTPStatus.OK:
         return 0, length
     content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip())
     if content_range is None:
-        raise _WrongRange("sent a part of the file without saying which")
+        raise _RangeError("sent a part of the file without saying which")
     start = int(content_range[1])
     if start != asked:
-        raise _WrongRange(f"sent bytes from {start:,}, asked from {asked:,}")
+        raise _RangeError(f"sent bytes from {start:,}, asked from {asked:,}")
     if content_range[2] == "*":
         return start, None if length is None else start + length
     return start, int(content_range[2])
@@ -349,28 +373,28 @@ def _explain(error: BaseException, limits: Limits) -> _SourceError:
         return next((cause for cause in causes if isinstance(cause, kinds)), None)
 
     if find(requests.exceptions.ProxyError):
-        return _Drop("could not be reached through the proxy")
+        return _DropError("could not be reached through the proxy")
     if find(ssl.SSLCertVerificationError):
-        return _Refusal("showed a certificate that is not trusted")
+        return _RefusalError("showed a certificate that is not trusted")
     if find(ssl.SSLError):
-        return _Drop("made no secure connection")
+        return _DropError("made no secure connection")
     if find(socket.gaierror):
-        return _Drop("could not be resolved")
+        return _DropError("could not be resolved")
     if find(ConnectionRefusedError):
-        return _Drop("refused the connection")
+        return _DropError("refused the connection")
     if find(requests.ConnectTimeout):
-        return _Drop(f"made no connection in {limits.connect_seconds:g} s")
+        return _DropError(f"made no connection in {limits.connect_seconds:g} s")
     if find(requests.ReadTimeout, urllib3.exceptions.ReadTimeoutError):
-        return _Stall(f"sent nothing for {limits.stall_seconds:g} s")
+        return _StallError(f"sent nothing for {limits.stall_seconds:g} s")
     if find(requests.TooManyRedirects):
-        return _Refusal("redirected too often")
+        return _RefusalError("redirected too often")
     if find(requests.exceptions.InvalidSchema):
-        return _Refusal("redirected to an unsupported scheme")
+        return _RefusalError("redirected to an unsupported scheme")
     if find(requests.exceptions.InvalidURL, urllib3.exceptions.LocationValueError):
-        return _Refusal("is not a valid URL")
+        return _RefusalError("is not a valid URL")
     if find(urllib3.exceptions.NewConnectionError):
-        return _Drop("could not be reached")
-    return _Drop("dropped the connection")
+        return _DropError("could not be reached")
+    return _DropError("dropped the connection")
 
 
 def _copy(source: Path, target: Path, sha256: str) -> None:
@@ -378,7 +402,7 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
     try:
         status = source.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise _Refusal("is not a file")
+            raise _RefusalError("is not a file")
         with (
             source.open("rb") as reader,
             closing(_GrowingFile(target.with_name(f".{target.name}.part"), sha256)) as copy,
@@ -397,22 +421,22 @@ def _copy(source: Path, target: Path, sha256: str) -> None:
             finally:
                 copy.path.unlink(missing_ok=True)
     except (FileNotFoundError, NotADirectoryError):
-        raise _Refusal("no such file") from None
+        raise _RefusalError("no such file") from None
     except OSError as error:  # a failure to write is a UserError by now
-        raise _Refusal(f"cannot be read: {error.strerror}") from None
+        raise _RefusalError(f"cannot be read: {error.strerror}") from None
 
 
 def _path_from(source: str, base_folder: Path) -> Path:
     try:
         return base_folder / Path(source).expanduser()
     except RuntimeError:
-        raise _Refusal("no such user") from None
+        raise _RefusalError("no such user") from None
 
 
 def _path_in_file_url(rest: str) -> Path:
     host, _, path = rest.partition("/")
     if host not in ("", "localhost"):
-        raise _Refusal(f"names the computer '{host}'; a file URL here is file:///path")
+        raise _RefusalError(f"names the computer '{host}'; a file URL here is file:///path")
     return Path(url2pathname(f"/{path}"))
 
 
@@ -420,7 +444,7 @@ def _is_there(target: Path, sha256: str) -> bool:
     try:
         with target.open("rb") as file:
             is_right = hashlib.file_digest(file, "sha256").hexdigest() == sha256
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise UserError(f"{target}: cannot be read: {error.strerror}; move it away and run again") from None
@@ -434,6 +458,8 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except FileExistsError:
+        raise UserError(f"{folder}: is a file, expected a folder; move it away and run again") from None
     except OSError as error:
         raise _cannot_write(folder, error) from None
 
@@ -442,6 +468,7 @@ def _wait_for_lock(path: Path) -> filelock.AcquireReturnProxy:
     """Hold the lock as a context; the system frees it if this process is killed."""
     lock = filelock.FileLock(path)
     try:
+        path.touch()
         return lock.acquire(blocking=False)
     except filelock.Timeout:
         say("download: waiting for another process that fetches the same file")
@@ -464,7 +491,8 @@ def _cannot_write(folder: Path, error: OSError, needed: int | None = None) -> Us
     if advice is None:
         return UserError(f"{folder}: cannot be written: {error.strerror or error}")
     needs = "more bytes" if needed is None else f"{needed:,} more bytes"
-    free = shutil.disk_usage(folder).free
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(place).free
     return UserError(
         f"{folder}: {error.strerror}: {needs} needed, {free:,} free; what was received is kept: {advice} and run again"
     )

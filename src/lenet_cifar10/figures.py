@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lenet_cifar10.params import FiguresSection
@@ -19,16 +20,15 @@ def draw_curves(history: pd.DataFrame) -> Figure:
     """Loss and accuracy over the epochs, training and validation, from the columns of history.csv."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     last = history.iloc[-1]
-    for axes, quantity, label in zip(
+    for axes, quantity, title in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), ("Loss (cross-entropy)", "Accuracy"), strict=True
     ):
         for part, colour, style in (("train", TRAIN_COLOUR, "--"), ("validation", VALIDATION_COLOUR, "-")):
             column = f"{part}_{quantity}"
-            values = history[column]
-            text = f"{part} {last[column]:.3f}"
-            axes.plot(history["epoch"], values, style, color=colour, marker="o", markersize=3, label=text)
-        axes.set(xlabel="Epoch", title=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+            label = f"{part} {last[column]:.3f}"
+            axes.plot(history["epoch"], history[column], style, color=colour, marker="o", markersize=3, label=label)
+        axes.set(xlabel="Epoch", title=title, xlim=(0.5, last["epoch"] + 0.5))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend(title="last epoch", frameon=False)
     return figure
@@ -36,22 +36,23 @@ def draw_curves(history: pd.DataFrame) -> Figure:
 
 def draw_confusion(predictions: pd.DataFrame, section: FiguresSection) -> Figure:
     """A matrix of actual against predicted classes with counts, from the columns of predictions.csv."""
-    names = list(dict.fromkeys([*sorted(predictions["actual"].unique()), *sorted(predictions["predicted"].unique())]))
-    counts = pd.crosstab(predictions["actual"], predictions["predicted"]).reindex(
-        index=names, columns=names, fill_value=0
-    )
-    shares = counts.to_numpy() / np.maximum(counts.to_numpy().sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
+    names = sorted({*predictions["actual"], *predictions["predicted"]})
+    table = pd.crosstab(predictions["actual"], predictions["predicted"])
+    counts = table.reindex(index=names, columns=names, fill_value=0).to_numpy()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(max(6.4, 0.64 * len(names)), 24)  # inches
+    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap=section.colormap, vmin=0, vmax=1)
-    colormap = image.get_cmap()
-    for (row, column), count in np.ndenumerate(counts.to_numpy()):
-        red, green, blue, _ = colormap(shares[row, column])
+    for (row, column), count in np.ndenumerate(counts):
+        red, green, blue, _ = image.to_rgba(shares[row, column])
         is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         axes.text(column, row, str(count), ha="center", va="center", fontsize=9, color="white" if is_dark else "black")
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), names)
-    axes.set(xlabel="Predicted", ylabel="Actual", title=f"Test images: {int(np.trace(counts.to_numpy())):,} of {len(predictions):,} right")
+    labels, ticks = [_shorten(name) for name in names], range(len(names))
+    axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(ticks, labels, parse_math=False)
+    axes.set_title(f"Test images: {np.trace(counts):,} of {len(predictions):,} right")
+    axes.set(xlabel="Predicted", ylabel="Actual")
     figure.colorbar(image, ax=axes, label="Share of the actual class", shrink=0.8)
     return figure
 
@@ -63,7 +64,7 @@ def draw_images(images: NDArray[np.uint8], names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(columns * 1.4, rows * 1.6), layout="constrained")
     for axes, image, name in zip(figure.subplots(rows, columns).flat, images, names, strict=False):
         axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-        axes.set_title(name, fontsize=9)
+        axes.set_title(_shorten(name), fontsize=9, parse_math=False)
     for axes in figure.axes:
         axes.set_axis_off()
     return figure
@@ -73,3 +74,7 @@ def save(figure: Figure, path: Path, section: FiguresSection) -> None:
     """Write a figure as PNG: the same bytes for the same figure (no date, no version of the program)."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=section.dpi, metadata={"Software": None})
+
+
+def _shorten(name: str) -> str:
+    return name if len(name) <= 18 else name[:17] + "\N{HORIZONTAL ELLIPSIS}"

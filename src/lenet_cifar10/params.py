@@ -158,7 +158,7 @@ class Params(Section):
 def _explain(mistake: Any) -> str:
     """One line for one mistake that pydantic found: key, value, what is allowed."""
     location = mistake["loc"]
-    key = ".".join(str(part) for part in location)
+    key = ".".join(_printable(str(part)) for part in location)
     allowed = _allowed(location)
     if mistake["type"] in ("extra_forbidden", "invalid_key"):  # such as the number 1 for a key
         siblings = list(_section_at(location[:-1]).model_fields)
@@ -202,5 +202,10 @@ def _shown(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number of more than 60 digits"
-    text = f'"{value}"' if isinstance(value, str) else short_repr(value)
+    text = f'"{_printable(value)}"' if isinstance(value, str) else short_repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _printable(text: str) -> str:
+    """The text with line ends and the like written as escapes."""
+    return repr(text)[1:-1]

@@ -122,11 +122,12 @@ class Training:
         count = len(self.labels)
         train_loss = math.fsum(torch.stack(losses).tolist()) / count
         train_accuracy = sum(torch.stack(hits).tolist()) / count
-        if not math.isfinite(train_loss):
-            raise UserError(
-                f"epoch {epoch}: the training loss is {train_loss}; training has diverged; lower train.learning_rate"
-            )
         validation = score(predict(self.kept, self.validation_images), self.validation_labels)
+        if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):  # the last step's effect shows here only
+            raise UserError(
+                f"epoch {epoch}: the loss is {train_loss} in training and {validation.loss} in validation; "
+                f"training has diverged; lower train.learning_rate"
+            )
         self.finished_epochs = epoch
         return EpochRecord(
             epoch, train_loss, train_accuracy, validation.loss, validation.accuracy, learning_rate

@@ -4,6 +4,7 @@ import typer
 
 from lenet_cifar10 import errors
 from lenet_cifar10.commands.generate import generate
+from lenet_cifar10.commands.show import show
 
 app = typer.Typer(
     help="LeNet on CIFAR-10: what the DVC workflow has beside dvc itself.",
@@ -11,11 +12,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
-
-
-@app.callback()
-def _root() -> None:
-    """Keep the name of a command necessary even while there is only one."""
+app.command()(show)
 
 
 def main() -> None:

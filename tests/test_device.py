@@ -1,0 +1,111 @@
+"""The device asked for is used or refused, and its settings make results repeatable."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from lenet_cifar10 import device
+from lenet_cifar10.errors import UserError
+
+SeeGpus = Callable[..., None]
+
+
+@pytest.fixture
+def see_gpus(monkeypatch: pytest.MonkeyPatch) -> SeeGpus:
+    """Have torch see so many GPUs."""
+
+    def see(cuda: int = 0, mps: bool = False) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+    return see
+
+
+@pytest.fixture
+def settings_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    places = [
+        (torch.utils.deterministic, "fill_uninitialized_memory"),
+        (torch.backends.cudnn, "benchmark"),
+        (torch.backends.cudnn, "allow_tf32"),
+        (torch.backends.cuda.matmul, "allow_tf32"),
+    ]
+    before = [getattr(*place) for place in places]
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    for (owner, name), value in zip(places, before, strict=True):
+        setattr(owner, name, value)
+    os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "mps", "expected"),
+    [
+        ("cpu", 0, False, "cpu"),
+        ("cpu", 2, True, "cpu"),
+        ("auto", 0, False, "cpu"),
+        ("auto", 2, False, "cuda:0"),
+        ("auto", 0, True, "mps"),
+        ("cuda", 2, False, "cuda:0"),
+        ("cuda:1", 2, False, "cuda:1"),
+        ("mps", 0, True, "mps"),
+    ],
+)
+def test_a_device_that_is_there_is_chosen(see_gpus: SeeGpus, name: str, cuda: int, mps: bool, expected: str) -> None:
+    see_gpus(cuda, mps)
+    assert device.choose(name) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "cuda", "message"),
+    [
+        ("cuda", 0, "device: found cuda, but torch sees none of these GPUs here; use auto or cpu"),
+        ("cuda:7", 0, "device: found cuda:7, but torch sees none of these GPUs here"),
+        ("cuda:7", 2, "device: found cuda:7, but torch sees only 2 of these GPUs here"),
+        ("cuda:2", 2, "device: found cuda:2, but torch sees only 2 of these GPUs here"),
+        ("mps", 0, "device: found mps, but torch sees no such GPU here; use auto or cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(see_gpus: SeeGpus, name: str, cuda: int, message: str) -> None:
+    see_gpus(cuda)
+    with pytest.raises(UserError, match=message):
+        device.choose(name)
+
+
+@pytest.mark.usefixtures("settings_restored")
+def test_the_settings_are_those_of_repeatable_results() -> None:
+    device.make_repeatable(threads=1)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cudnn.benchmark
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+
+
+@pytest.mark.usefixtures("settings_restored")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_description_names_the_threads_of_the_cpu(threads: int) -> None:
+    device.make_repeatable(threads)
+    assert device.describe(torch.device("cpu")) == f"cpu ({threads} threads)"
+
+
+def test_the_description_names_the_model_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Model of {device}")
+    assert device.describe(torch.device("cuda", 1)) == "cuda:1 (Model of cuda:1)"
+
+
+def test_threads_are_set_whatever_the_environment_says() -> None:
+    code = "import torch; from lenet_cifar10.device import make_repeatable as m; m(2); print(torch.get_num_threads())"
+    environment = {"PYTHONPATH": str(Path(device.__file__).parent.parent), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert ended.stdout == "2\n"
