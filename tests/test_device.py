@@ -106,6 +106,10 @@ def test_the_description_names_the_model_of_the_gpu(monkeypatch: pytest.MonkeyPa
 
 def test_threads_are_set_whatever_the_environment_says() -> None:
     code = "import torch; from lenet_cifar10.device import make_repeatable as m; m(2); print(torch.get_num_threads())"
-    environment = {"PYTHONPATH": str(Path(device.__file__).parent.parent), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = {
+        "PYTHONPATH": str(Path(device.__file__).parent.parent),
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+    }
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout == "2\n"

@@ -20,7 +20,9 @@ def raising(error: BaseException) -> Callable[[], None]:
 
 def run_as_program(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
     program = folder / "program.py"
-    program.write_text(f"from lenet_cifar10 import errors\ndef main():\n    {body}\nerrors.run(main)\n", encoding="utf-8")
+    program.write_text(
+        f"from lenet_cifar10 import errors\ndef main():\n    {body}\nerrors.run(main)\n", encoding="utf-8"
+    )
     source = str(Path(errors.__file__).parent.parent)
     return subprocess.run(
         [sys.executable, program], cwd=folder, env={"PYTHONPATH": source}, capture_output=True, text=True, check=False

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from rich.console import Console
 from unruly_server import UnrulyServer
 
 import lenet_cifar10
+import lenet_cifar10.fetch as fetch_module
 from lenet_cifar10 import terminal
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.fetch import Limits, fetch
@@ -188,10 +190,13 @@ class TestResume:
         assert (server.starts, server.sent) == ([HALF], [len(CONTENT) - HALF])
         assert "download: resumed at 0.3 MB of 0.6 MB" in capsys.readouterr().out
 
-    def test_finishes_a_complete_partial_without_a_source(self, place: Place) -> None:
+    def test_finishes_a_complete_partial_without_a_source(
+        self, place: Place, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         place.put_partial(CONTENT)
         place.fetch("http://127.0.0.1:9/never-asked")
         assert place.has_file()
+        assert "trying" not in capsys.readouterr().out
 
     def test_goes_on_at_the_same_source_after_drops(self, place: Place, serve: Serve) -> None:
         server, spare = serve(drop_after=[100_000, 200_000]), serve()
@@ -268,10 +273,13 @@ class TestResume:
         assert place.has_file()
         assert [answer.status for answer in server.answers] == [416, 200]
 
-    def test_too_long_a_partial_is_dropped_when_ranges_are_ignored(self, place: Place, serve: Serve) -> None:
+    def test_too_long_a_partial_is_dropped_when_ranges_are_ignored(
+        self, place: Place, serve: Serve, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         place.put_partial(CONTENT + b"more")
         place.fetch(serve(ranges="ignored"))
         assert place.has_file()
+        assert "passing over" not in capsys.readouterr().out
 
     def test_a_mixed_file_is_fetched_again_from_the_same_source(
         self, place: Place, serve: Serve, capsys: pytest.CaptureFixture[str]
@@ -394,6 +402,15 @@ class TestBadSources:
         assert good.starts[0] > 0
         assert sum(good.sent) == len(CONTENT) - good.starts[0]
         assert f"{crawling.url}: slower than 256 kB/s over 0.5 s; leaving it" in capsys.readouterr().out
+
+    def test_only_the_last_window_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = 0.0
+        monkeypatch.setattr(fetch_module, "time", SimpleNamespace(monotonic=lambda: now))
+        pace = fetch_module._Pace(Limits(crawl_bytes_per_second=100, crawl_window_seconds=10))
+        judgements = []
+        for now, arrived in [(0, 5000), (5, 1), (10, 1), (14, 1000), (16, 100), (24.5, 1)]:  # noqa: B007 (read above)
+            judgements.append(pace.is_crawl(arrived))
+        assert judgements == [False, False, False, False, False, True]
 
     def test_the_last_source_may_crawl(self, place: Place, serve: Serve) -> None:
         server = serve(CONTENT, chunk_bytes=5000, chunk_seconds=0.01)
@@ -577,6 +594,16 @@ class TestFolders:
             line,
         )
         assert place.partial.read_bytes() == CONTENT[:HALF]
+
+    def test_only_the_rest_needs_room(self, place: Place, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        free = HALF - 1
+        monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+        place.put_partial(CONTENT[:HALF])
+        [line] = place.fail(serve())
+        assert ": 300,000 more bytes needed, 299,999 free; " in line
+        free = HALF
+        place.fetch(serve())
+        assert place.has_file()
 
     @pytest.mark.parametrize(
         ("number", "advice"), [(errno.ENOSPC, "make room there"), (errno.EDQUOT, "make room within your quota")]

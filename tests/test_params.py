@@ -1,7 +1,7 @@
 """params.yaml and every way in which it can be wrong."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,15 @@ def mistakes_in(values: object) -> list[str]:
     with pytest.raises(UserError) as caught:
         Params.check(values)
     return str(caught.value).splitlines()
+
+
+def mistakes_of(load: Callable[[], object]) -> list[str]:
+    """The lines of the user error in which a call ends, if it does; any other error is a failure."""
+    try:
+        load()
+    except UserError as error:
+        return str(error).splitlines()
+    return []
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -178,7 +187,7 @@ def test_a_wrong_optimizer_does_not_hide_a_wrong_momentum() -> None:
         ("a: 2001-99-99", "is not valid YAML: month must be in 1..12"),
         ("a: !!int ''", "is not valid YAML"),
         ("a: !!bool x", "is not valid YAML"),
-        ("[" * 1500, "is not valid YAML: maximum recursion depth"),
+        ("[" * 1000, "is not valid YAML: maximum recursion depth"),
         (bytes(range(256)), "is not valid YAML: 'utf-8' codec can't decode"),
         (b"\0", "is not valid YAML: unacceptable character"),
     ],
@@ -220,7 +229,9 @@ leaves = st.one_of(
 )
 trees = st.recursive(
     leaves,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(leaves.filter(lambda key: key == key), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(leaves.filter(lambda key: key == key), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -250,10 +261,7 @@ def test_a_damaged_file_ends_in_parameters_or_a_user_error(
     junk = data.draw(st.text(alphabet="[]{}:,-#&*!|>'\"%@` \n\t0aé!<?~\0", max_size=6))
     path = tmp_path_factory.getbasetemp() / "damaged.yaml"
     path.write_text(TEXT[:start] + junk + TEXT[start + data.draw(st.integers(0, 5)) :], encoding="utf-8")
-    try:
-        Params.load(path)
-    except UserError as error:
-        assert all(line.startswith(f"{path}: ") for line in str(error).splitlines())
+    assert all(line.startswith(f"{path}: ") for line in mistakes_of(lambda: Params.load(path)))
 
 
 @REPEATABLE
@@ -265,9 +273,6 @@ def test_any_value_anywhere_ends_in_parameters_or_a_line_that_names_its_key(data
     for part in location[:-1]:
         target = target[part]
     target[location[-1]] = data.draw(trees)
-    try:
-        Params.check(values)
-    except UserError as error:
-        key = ".".join(location)
-        assert all(line.startswith(f"params.yaml: {key}") for line in str(error).splitlines())
-        assert "something else" not in str(error)
+    mistakes = mistakes_of(lambda: Params.check(values))
+    assert all(line.startswith(f"params.yaml: {'.'.join(location)}") for line in mistakes)
+    assert "something else" not in "".join(mistakes)

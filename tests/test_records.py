@@ -124,7 +124,9 @@ def test_a_missing_json_file_is_told_with_what_to_do(path: Path) -> None:
 
 @REPEATABLE
 @given(st.lists(st.floats(allow_nan=False), min_size=1))
-def test_csv_floats_read_back_as_the_same_numbers(tmp_path_factory: pytest.TempPathFactory, floats: list[float]) -> None:
+def test_csv_floats_read_back_as_the_same_numbers(
+    tmp_path_factory: pytest.TempPathFactory, floats: list[float]
+) -> None:
     path = tmp_path_factory.getbasetemp() / "floats.csv"
     write_csv(path, ["x"], [[number] for number in floats])
     _, *rows = csv.reader(path.read_text().splitlines())

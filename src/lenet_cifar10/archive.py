@@ -50,6 +50,7 @@ BLOCK = tarfile.BLOCKSIZE
 CHUNK = 2**20
 EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 
+RENAMING = re.compile(rb" (path|linkpath|size|GNU\.sparse\.[^=]*)=")
 CLASS_NAME = re.compile(r"[!-~]([ -~]{0,98}[!-~])?")
 
 
@@ -219,12 +220,10 @@ def _parse_header(header: bytes, position: int) -> tarfile.TarInfo:
         member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         raise _ArchiveError(f"found no tar header at byte {position:,} of what it unpacks to ({error})") from None
-    parts = PurePosixPath(member.name)
-    if parts.is_absolute() or ".." in parts.parts:
-        raise _ArchiveError(
-            f"{_shown(member.name)}: leads out of the folder it is unpacked in, expected names in {FOLDER}"
-        )
-    member.name = str(parts)
+    place = PurePosixPath(member.name)
+    if place.is_absolute() or ".." in place.parts:
+        raise _ArchiveError(f"{_shown(member.name)}: leads out of the folder it is unpacked in, expected {FOLDER}")
+    member.name = str(place)
     if member.size < 0:
         raise _ArchiveError(f"{_shown(member.name)}: has a size below zero")
     if member.isdir():
@@ -239,13 +238,9 @@ def _skip_member(stream: gzip.GzipFile, member: tarfile.TarInfo, padded_size: in
     """Pass over a member; an extension header may give times and owners, but not a name or size other than seen."""
     if member.type in EXTENSIONS:
         if member.size > MOST_EXTENSION_BYTES:
-            raise _ArchiveError(
-                f"{_shown(member.name)}: found an extension header of {member.size:,} bytes, expected a few"
-            )
-        if re.search(rb" (path|linkpath|size|GNU\.sparse\.[^=]*)=", _take(stream, padded_size)):
-            raise _ArchiveError(
-                f"{_shown(member.name)}: found an extension header that renames or resizes, expected none"
-            )
+            raise _ArchiveError(f"{_shown(member.name)}: found a header of {member.size:,} bytes, expected a few")
+        if RENAMING.search(_take(stream, padded_size)):
+            raise _ArchiveError(f"{_shown(member.name)}: found a header that renames or resizes, expected none")
         return
     for start in range(0, padded_size, CHUNK):
         _take(stream, min(CHUNK, padded_size - start))
@@ -310,10 +305,10 @@ def _interpret(body: bytes) -> object:
                 stack.append(False)
             case "NEWTRUE":
                 stack.append(True)
-            case "GLOBAL" | "INST":
-                if value not in [name.value for name in _Name]:
-                    name = _shown(str(value).replace(" ", "."))
-                    raise _ArchiveError(f"its pickle asks for {name}, expected numpy's arrays only; none of it was run")
+            case "GLOBAL" | "INST" if value not in [name.value for name in _Name]:
+                name = _shown(str(value).replace(" ", "."))
+                raise _ArchiveError(f"its pickle asks for {name}, expected numpy's arrays only; none of it was run")
+            case "GLOBAL":
                 stack.append(_Name(value))
             case "EMPTY_DICT":
                 stack.append({})
@@ -346,6 +341,8 @@ def _interpret(body: bytes) -> object:
                 stack.append(_Call(function, arguments))
             case "BUILD":
                 state = stack.pop()
+                if not isinstance(stack[-1], _Call):
+                    raise TypeError("a state is set, but not of what a call made")
                 stack[-1].state = state
             case "BINPUT" | "LONG_BINPUT":
                 memo[value] = stack[-1]
@@ -354,9 +351,7 @@ def _interpret(body: bytes) -> object:
             case "STOP":
                 return stack.pop()
             case _:
-                raise _ArchiveError(
-                    f"its pickle has the opcode {opcode.name}, expected those of Python 2 for text and arrays"
-                )
+                raise _ArchiveError(f"its pickle has the opcode {opcode.name}, expected those of Python 2 for arrays")
     raise AssertionError("genops ends with STOP or raises")
 
 
@@ -404,9 +399,7 @@ def _check_rows(data: object) -> np.ndarray:
         case _:
             raise _ArchiveError(f"data: found {_kind(data)}, expected a numpy array as Python 2 pickled it")
     if dtype != "u1" or len(shape) != 2 or shape[1] != ROW_LENGTH:
-        raise _ArchiveError(
-            f"data: found {_shown(dtype)} of shape {_shown(shape)}, expected 'u1' of shape (n, {ROW_LENGTH})"
-        )
+        raise _ArchiveError(f"data: found {_shown(dtype)} {_shown(shape)}, expected 'u1' (n, {ROW_LENGTH})")
     if shape[0] < 1:
         raise _ArchiveError(f"data: found {shape[0]} images, expected 1 at least")
     if len(content) != shape[0] * ROW_LENGTH:
@@ -438,14 +431,7 @@ def _check_class_names(content: object) -> tuple[str, ...]:
 
 def _kind(value: object) -> str:
     """What a value of a pickle is, in words."""
-    kinds = {
-        int: "a number",
-        bool: "true or false",
-        str: "text",
-        tuple: "a tuple",
-        list: "a list",
-        dict: "a dictionary",
-    }
+    kinds = {int: "a number", bool: "a truth value", str: "text", list: "a list", dict: "a dictionary"}
     return kinds.get(type(value), "nothing" if value is None else "another object")
 
 

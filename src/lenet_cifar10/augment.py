@@ -2,7 +2,7 @@
 
 `draw` takes one set of random numbers an image, on the CPU; `apply` turns images by them, on the images' device;
 `normalize` makes the network's input. The geometry is whole-number arithmetic, the colours are float32 with every
-step rounded as Pillow rounds it, so that a CPU and a GPU give the same pixels for the same draws.
+step rounded as Pillow rounds it, so that every device gives the same pixels for the same draws.
 
 Letters in shapes: N images, H rows, W columns.
 """
@@ -21,10 +21,11 @@ from torch import Tensor
 from lenet_cifar10.params import AugmentSection
 
 Border = Literal["zero", "reflect"]
+_Change = Callable[[Tensor, Tensor, Border], Tensor]  # images, its table for them, border
 
 LARGEST_SIDE = 256  # up to here the sum of an image's grey values is exact in float32
-COLOUR_ORDERS = torch.tensor(list(permutations(range(3))))  # (6, 3)
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
+COLOUR_ORDERS = tuple(permutations((BRIGHTNESS, CONTRAST, SATURATION)))
 
 # Red, green and blue in Pillow's grey, whole numbers over 65536: any sum of such terms is exact in float32.
 _GREY_WEIGHTS = (19595 / 65536, 38470 / 65536, 7471 / 65536)
@@ -70,16 +71,18 @@ class Draws:
 def draw(count: int, section: AugmentSection, generator: torch.Generator) -> Draws:
     """Draw the changes to `count` images, with the distributions of torchvision's random transforms.
 
-    Those are RandomHorizontalFlip, RandomRotation, RandomAffine and ColorJitter; the shift is uniform over whole
-    pixels. Each image takes ten uniform numbers, whatever the strengths: changing one knob leaves the others' draws.
+    Those are RandomHorizontalFlip, RandomRotation, RandomAffine and ColorJitter, each uniform around the value that
+    changes nothing, strength to either side; the shift is uniform over whole pixels. Each image takes ten uniform
+    numbers, whatever the strengths: turning one knob leaves the draws of the others as they were.
 
     Args:
         count: how many images.
-        section: the strengths; a strength of zero draws the value that changes nothing.
+        section: the strengths; zero always draws the value that changes nothing.
         generator: a generator on the CPU, since a GPU's numbers depend on its model.
     """
     uniform = torch.rand(count, 10, dtype=torch.float64, generator=generator)  # in [0, 1)
     signed = uniform * 2 - 1
+    orders = torch.tensor(COLOUR_ORDERS)  # (6, 3)
     reach = section.translation_pixels
     return Draws(
         flip=uniform[:, 0] < section.flip_probability,
@@ -89,7 +92,7 @@ def draw(count: int, section: AugmentSection, generator: torch.Generator) -> Dra
         brightness=1 + signed[:, 4] * section.brightness,
         contrast=1 + signed[:, 5] * section.contrast,
         saturation=1 + signed[:, 6] * section.saturation,
-        colour_order=COLOUR_ORDERS[(uniform[:, 7] * len(COLOUR_ORDERS)).long()],
+        colour_order=orders[(uniform[:, 7] * len(orders)).long()],
         translation=(uniform[:, 8:10] * (2 * reach + 1)).long() - reach,
     )
 
@@ -100,7 +103,8 @@ def apply(images: Tensor, draws: Draws, border: Border = "zero") -> Tensor:
     With border "zero" each result equals, to the bit, that of these functions of `torchvision.transforms.functional`
     on the Pillow image, all nearest-neighbour: `hflip` if drawn, `rotate`, `affine` with the drawn translation, scale
     and horizontal shear, then `adjust_brightness`, `adjust_contrast` and `adjust_saturation` in the drawn order.
-    The translation is part of the affine map, so it moves the picture on the output by whole pixels and costs nothing.
+    The translation is part of the affine map: it moves the picture by whole pixels, after all else and at no cost.
+    (A build of Pillow that fuses multiplication and addition, as on some ARM machines, may round a colour otherwise.)
 
     With border "reflect" the same two warps see the picture mirrored at its edges, the edge pixel repeated (NumPy's
     "symmetric"), over and over, where "zero" sees black.
@@ -116,7 +120,7 @@ def apply(images: Tensor, draws: Draws, border: Border = "zero") -> Tensor:
         (N, 3, H, W) uint8, a new contiguous tensor on the same device.
 
     Raises:
-        ValueError: the images are of another type or shape, or the draws are not as many or not on the CPU.
+        ValueError: the images are of another type, shape or size, or the draws are not as many or not on the CPU.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images: found {images.dtype} {tuple(images.shape)}, expected uint8 (N, 3, H, W)")
@@ -129,11 +133,9 @@ def apply(images: Tensor, draws: Draws, border: Border = "zero") -> Tensor:
         raise ValueError(f"draws: found them on {draws.flip.device}, expected the CPU; apply moves what it needs")
 
     device = images.device
-    steps: list[tuple[Callable[[Tensor, Tensor, Border], Tensor], Tensor]] = []
-    if not _keeps_geometry(draws):
-        steps.append((_warp, torch.tensor(_tabulate_warps(draws, height, width)).to(device, non_blocking=True)))
-    if not _keeps_colours(draws):
-        steps.append((_blend, torch.tensor(_tabulate_blends(draws)).to(device, non_blocking=True)))
+    steps = [
+        (change, torch.tensor(table).to(device, non_blocking=True)) for change, table in _plan(draws, height, width)
+    ]
     if not steps:
         return images.clone(memory_format=torch.contiguous_format)
 
@@ -161,18 +163,19 @@ def normalize(images: Tensor, channels_last: bool = False) -> Tensor:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     pixels = images.to(torch.float32, memory_format=layout)
     # Divided by a tensor: CUDA multiplies by the reciprocal of a plain number, which differs in the last bit.
-    pixels /= torch.full((), 255.0, device=images.device)
+    pixels /= torch.full((), 255.0, dtype=torch.float32, device=images.device)
     return pixels.sub_(0.5).mul_(2.0)
 
 
-def _keeps_geometry(draws: Draws) -> bool:
-    moves = draws.flip.numpy() | (draws.angle.numpy() != 0) | (draws.shear.numpy() != 0) | (draws.scale.numpy() != 1)
-    return not moves.any() and not draws.translation.numpy().any()
-
-
-def _keeps_colours(draws: Draws) -> bool:
-    factors = (draws.brightness, draws.contrast, draws.saturation)
-    return all((factor.numpy() == 1).all() for factor in factors)
+def _plan(draws: Draws, height: int, width: int) -> list[tuple[_Change, NDArray]]:
+    """The changes that the draws ask for, each with its table, one row an image; an idle change is left out."""
+    plan: list[tuple[_Change, NDArray]] = []
+    identity = {"flip": False, "angle": 0, "shear": 0, "scale": 1, "translation": 0}
+    if any((getattr(draws, name).numpy() != value).any() for name, value in identity.items()):
+        plan.append((_warp, _tabulate_warps(draws, height, width)))
+    if any((factor.numpy() != 1).any() for factor in (draws.brightness, draws.contrast, draws.saturation)):
+        plan.append((_blend, _tabulate_blends(draws)))
+    return plan
 
 
 def _tabulate_warps(draws: Draws, height: int, width: int) -> NDArray[np.int32]:

@@ -38,7 +38,9 @@ def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro train, or dvc checkout") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is no safetensors file ({error}); run dvc checkout, or dvc repro --force train") from None
+        raise UserError(
+            f"{path}: is no safetensors file ({error}); run dvc checkout, or dvc repro --force train"
+        ) from None
     network = LeNet(ModelSection(dropout=0.0), len(class_names))
     expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
     found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
@@ -57,9 +59,10 @@ def _read_class_names(path: Path, metadata: dict[str, str] | None) -> tuple[str,
         names = json.loads((metadata or {})[_METADATA_KEY])["class_names"]
     except (KeyError, ValueError, TypeError, RecursionError):
         names = None
-    if isinstance(names, list) and all(isinstance(name, str) and name.isprintable() for name in names):
-        if 2 <= len(set(names)) == len(names) <= 256:
-            return tuple(names)
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
+        names = []
+    if 2 <= len(set(names)) == len(names) <= 256:
+        return tuple(names)
     raise UserError(f"{path}: names no classes, so it was not written by this project; run dvc repro train")
 
 

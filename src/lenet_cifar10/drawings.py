@@ -16,7 +16,7 @@ from lenet_cifar10.archive import Archive, Split
 from lenet_cifar10.errors import UserError
 
 SIDE = 32  # pixels
-CLUTTER = 3  # blots behind a shape
+BLOTS = 3  # behind each shape
 
 
 def draw_archive(train_count: int, test_count: int, seed: int) -> Archive:
@@ -43,7 +43,8 @@ def _draw_split(random: np.random.Generator, count: int) -> Split:
     return Split(images, labels)
 
 
-# Distances from the edge of a shape that fills the circle of radius 1, below zero inside; y points up, (N, 32, 32).
+# The shapes: how far each point (x, y) is from the edge, below zero inside, where the shape fills a circle of radius 1
+# about (0, 0) and y points up. Arrays are (N, 1, 32, 32), one point a pixel.
 
 Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -125,39 +126,46 @@ def _draw_shape(random: np.random.Generator, distance: Distance, count: int) -> 
     def uniform(low: float, high: float) -> np.ndarray:
         return low + (high - low) * random.random((count, 1, 1, 1))
 
-    def colour(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
-        wheel = abs((hue * 6 + np.array([[[0]], [[4]], [[2]]])) % 6 - 3) - 1
-        return value * (1 - saturation * (1 - np.clip(wheel, 0, 1)))
-
-    def blend(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
-        return below + (above - below) * share
+    def muted_colour() -> np.ndarray:
+        return _colour(uniform(0, 1), uniform(0.2, 0.8), uniform(0.3, 0.8))
 
     row, column = np.mgrid[:SIDE, :SIDE] + 0.5  # (32, 32)
 
     # Colours: a light shape on a dark ground or the reverse, of unlike hues.
-    hue, light_ground = uniform(0, 1), uniform(0, 1) < 0.5
-    pale = colour(hue, uniform(0.1, 0.7), uniform(0.75, 1))
-    dark = colour(hue + uniform(0.2, 0.8), uniform(0.4, 0.9), uniform(0.15, 0.5))
-    ground, figure = np.where(light_ground, pale, dark), np.where(light_ground, dark, pale)
+    hue, ground_is_light = uniform(0, 1), uniform(0, 1) < 0.5
+    light = _colour(hue, uniform(0.1, 0.7), uniform(0.75, 1))
+    dark = _colour(hue + uniform(0.2, 0.8), uniform(0.4, 0.9), uniform(0.15, 0.5))
+    ground, figure = np.where(ground_is_light, light, dark), np.where(ground_is_light, dark, light)
 
-    # The ground: half of them plain, half shaded towards another hue, with faint blots.
+    # The ground: half of them plain, half shaded towards another hue; faint blots on all.
     slope = (uniform(-1, 1) * (column - SIDE / 2) + uniform(-1, 1) * (row - SIDE / 2)) / SIDE + 0.5
-    shade = np.where(uniform(0, 1) < 0.5, 0, uniform(0.2, 0.6))
-    image = blend(ground, colour(uniform(0, 1), uniform(0.2, 0.8), uniform(0.3, 0.8)), shade * np.clip(slope, 0, 1))
-    for _ in range(CLUTTER):
+    strength = np.where(uniform(0, 1) < 0.5, 0, uniform(0.2, 0.6))
+    image = _blend(ground, muted_colour(), strength * np.clip(slope, 0, 1))
+    for _ in range(BLOTS):
         x, y = column - uniform(0, SIDE), row - uniform(0, SIDE)
         cover = np.clip(0.5 + uniform(1, 5) - np.sqrt(x * x + y * y), 0, 1)
-        image = blend(image, colour(uniform(0, 1), uniform(0.2, 0.8), uniform(0.3, 0.8)), cover * uniform(0.1, 0.5))
+        image = _blend(image, muted_colour(), uniform(0.1, 0.5) * cover)
 
-    # The shape: moved, tilted by up to 14 degrees, widened or narrowed.
+    # The shape: moved, tilted by up to 14 degrees, widened or narrowed, its edges smooth.
     radius, stretch, half_tangent = uniform(8, 13), uniform(0.87, 1.15), uniform(-0.12, 0.12)
-    x = column - SIDE / 2 - uniform(-1, 1) * (16 - radius)
-    y = SIDE / 2 - row - uniform(-1, 1) * (16 - radius)
+    x = column - SIDE / 2 - uniform(-1, 1) * (SIDE / 2 - radius)
+    y = SIDE / 2 - row - uniform(-1, 1) * (SIDE / 2 - radius)
     square = half_tangent * half_tangent
     cosine, sine = (1 - square) / (1 + square), 2 * half_tangent / (1 + square)
     x, y = (x * cosine - y * sine) / radius * stretch, (x * sine + y * cosine) / radius / stretch
-    image = blend(image, figure, np.clip(0.5 - distance(x, y) * radius, 0, 1) * uniform(0.7, 1))
+    image = _blend(image, figure, uniform(0.7, 1) * np.clip(0.5 - distance(x, y) * radius, 0, 1))
 
     # Noise: the sum of three uniform numbers comes close to a normal deviate.
     noise = random.random((3, *image.shape)).sum(axis=0) - 1.5
-    return np.rint(np.clip(image + noise * uniform(0, 0.2), 0, 1) * 255).astype(np.uint8)
+    return np.rint(np.clip(image + uniform(0, 0.2) * noise, 0, 1) * 255).astype(np.uint8)
+
+
+def _colour(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Red, green and blue, (N, 3, 1, 1) from 0 to 1; a hue of 1 is once round the colour wheel."""
+    pure = abs((hue * 6 + np.array([[[0]], [[4]], [[2]]])) % 6 - 3) - 1
+    return value * (1 - saturation * (1 - np.clip(pure, 0, 1)))
+
+
+def _blend(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The colours below covered by a share, 0 to 1, of those above."""
+    return below + (above - below) * share

@@ -44,10 +44,11 @@ def draw_confusion(predictions: pd.DataFrame, section: FiguresSection) -> Figure
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap=section.colormap, vmin=0, vmax=1)
+    luminance = np.asarray(image.to_rgba(shares))[..., :3] ** 2.2 @ [0.2126, 0.7152, 0.0722]
+    is_dark = luminance < 0.18  # below it white stands out more than black
     for (row, column), count in np.ndenumerate(counts):
-        red, green, blue, _ = image.to_rgba(shares[row, column])
-        is_dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-        axes.text(column, row, str(count), ha="center", va="center", fontsize=9, color="white" if is_dark else "black")
+        colour = "white" if is_dark[row, column] else "black"
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=9, color=colour)
     labels, ticks = [_shorten(name) for name in names], range(len(names))
     axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
     axes.set_yticks(ticks, labels, parse_math=False)

@@ -45,7 +45,9 @@ class Section(BaseModel):
 class DataSection(Section):
     """Where the archive comes from and how its training images are split."""
 
-    urls: list[Annotated[str, Field(pattern=r"\S")]] = Field(min_length=1, description="a list of one or more URLs or paths")
+    urls: list[Annotated[str, Field(pattern=r"\S")]] = Field(
+        min_length=1, description="a list of one or more URLs or paths"
+    )
     sha256: str = _text(r"^[0-9a-f]{64}$", "64 lower-case hexadecimal digits, in quotes")
     validation_size: int = _whole(0, 10_000_000)
     split_seed: int = _whole(0, 2**32 - 1)
@@ -176,7 +178,8 @@ def _section_at(location: tuple[str | int, ...]) -> type[BaseModel]:
     section: type[BaseModel] = Params
     for part in location:
         annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
         section = annotation
     return section
 

@@ -89,7 +89,7 @@ class Training:
         self.finished_epochs = 0
         torch.manual_seed(mix(seed, 0, "weights"))  # drawn on the CPU, so every device starts from the same weights
         network = LeNet(model_section, classes)
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network = network.to(device).to(memory_format=torch.channels_last)
         self.optimizer = _make_optimizer(self.network, section)
         # Without averaging the weights kept are the network's own.
         self.kept = deepcopy(self.network) if section.averaging_decay else self.network
@@ -129,9 +129,7 @@ class Training:
                 f"training has diverged; lower train.learning_rate"
             )
         self.finished_epochs = epoch
-        return EpochRecord(
-            epoch, train_loss, train_accuracy, validation.loss, validation.accuracy, learning_rate
-        )
+        return EpochRecord(epoch, train_loss, train_accuracy, validation.loss, validation.accuracy, learning_rate)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's augmented batches in their order: every training image once."""
