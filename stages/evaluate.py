@@ -17,7 +17,7 @@ def main() -> None:
     chosen = device.choose(params.device)
     device.make_repeatable(params.train.threads)
     network, class_names = load_weights(Path("data/model/lenet.safetensors"))
-    network = network.to(chosen, memory_format=torch.channels_last)
+    network = network.to(chosen).to(memory_format=torch.channels_last)
     test = dataset.load(Path("data/prepared/test.npz"), len(class_names))
     images, labels = torch.from_numpy(test.images).to(chosen), torch.from_numpy(test.labels).to(chosen)
 
@@ -32,11 +32,11 @@ def main() -> None:
 
     predicted, confidence = (values.tolist() for values in evaluation.confidences(logits))
     rows = [
-        (index, class_names[actual], class_names[label], round(probability, 6))
-        for index, (actual, label, probability) in enumerate(zip(test.labels, predicted, confidence, strict=True))
+        {"index": index, "actual": class_names[actual], "predicted": class_names[label], "confidence": round(share, 6)}
+        for index, (actual, label, share) in enumerate(zip(test.labels, predicted, confidence, strict=True))
     ]
-    write_csv(Path("plots/predictions.csv"), ("index", "actual", "predicted", "confidence"), rows)
-    write_csv(Path("plots/per_class.csv"), ("class", "accuracy"), list(per_class.items()))
+    write_csv(Path("plots/predictions.csv"), rows)
+    write_csv(Path("plots/per_class.csv"), [{"class": name, "accuracy": share} for name, share in per_class.items()])
     say(f"test accuracy {scores.accuracy:.4f}, loss {scores.loss:.4f} on {len(test):,} images")
 
 

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from lenet_cifar10 import augment, dataset, errors, figures
 from lenet_cifar10.params import Params
 from lenet_cifar10.randomness import generator_for
-from lenet_cifar10.records import read_json
 from lenet_cifar10.terminal import say
 
 PREPARED = Path("data/prepared")
@@ -19,7 +17,7 @@ EXAMPLES = 20
 def main() -> None:
     """Draw every picture anew."""
     params = Params.load(Path("params.yaml"))
-    class_names = read_json(PREPARED / "classes.json")
+    class_names = dataset.load_class_names(PREPARED / "classes.json")
     training = dataset.load(PREPARED / "train.npz", len(class_names))
 
     # The first images of the first epoch, as train augments them.
@@ -28,10 +26,13 @@ def main() -> None:
     examples = training[order[:EXAMPLES]]
     seen = augment.apply(torch.from_numpy(examples.images), draws[:EXAMPLES], params.augment.border).numpy()
 
+    curves = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
+    history = figures.read_table(Path("plots/history.csv"), dict.fromkeys(("epoch", *curves)))
+    predictions = figures.read_table(Path("plots/predictions.csv"), {"actual": class_names, "predicted": class_names})
     pictures = {
         "augmentation.png": figures.draw_images(seen, [class_names[label] for label in examples.labels]),
-        "curves.png": figures.draw_curves(pd.read_csv("plots/history.csv")),
-        "confusion.png": figures.draw_confusion(pd.read_csv("plots/predictions.csv"), params.figures),
+        "curves.png": figures.draw_curves(history),
+        "confusion.png": figures.draw_confusion(predictions, class_names, params.figures),
     }
     for name, figure in pictures.items():
         figures.save(figure, PICTURES / name, params.figures)

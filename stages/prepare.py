@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lenet_cifar10 import archive, dataset, errors
 from lenet_cifar10.params import Params
-from lenet_cifar10.records import replacing, write_json
+from lenet_cifar10.records import replacing
 from lenet_cifar10.terminal import say
 
 ARCHIVE = Path("data/raw/cifar-10-python.tar.gz")
@@ -23,7 +23,7 @@ def main() -> None:
     with ExitStack() as all_or_none:
         for name, split in splits.items():
             dataset.save(all_or_none.enter_context(replacing(PREPARED / name)), split)
-        write_json(PREPARED / "classes.json", content.class_names)
+        dataset.save_class_names(all_or_none.enter_context(replacing(PREPARED / "classes.json")), content.class_names)
     say(
         f"prepared {len(training):,} training, {len(validation):,} validation and {len(content.test):,} test images "
         f"of {len(content.class_names)} classes in {PREPARED}"

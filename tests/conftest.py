@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from project import Project, copy_project
 
 from lenet_cifar10 import archive
 from lenet_cifar10.drawings import draw_archive
-from project import Project, copy_project
 
 
 @dataclass(frozen=True)

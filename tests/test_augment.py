@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
-from torchvision.transforms import Compose, Normalize, ToTensor
 
 from lenet_cifar10 import augment
-from lenet_cifar10.augment import COLOUR_ORDERS, Draws, apply, draw, normalize
+from lenet_cifar10.augment import COLOUR_ORDERS, Draws, apply, draw
 from lenet_cifar10.params import AugmentSection
 
 IDLE: dict[str, Any] = {
@@ -353,9 +352,7 @@ def test_a_gpu_would_neither_wait_nor_mix_devices(border: Any, monkeypatch: pyte
     with FakeTensorMode():
         images = torch.zeros(20_000, 3, 32, 32, dtype=torch.uint8, device="cuda")
         result = apply(images, draws, border)
-        pixels = normalize(result, channels_last=True)
     assert (result.device.type, result.dtype, result.shape) == ("cuda", torch.uint8, images.shape)
-    assert (pixels.device.type, pixels.dtype, pixels.shape) == ("cuda", torch.float32, images.shape)
 
 
 @pytest.mark.parametrize(
@@ -483,18 +480,3 @@ def test_types_and_shapes_of_draws_and_of_their_parts() -> None:
             assert values.shape == (count, *width)
             assert values.dtype == kind.get(name, torch.float64)
     assert torch.equal(draws[10:20].angle, draws.angle[10:20])
-
-
-# normalize
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_normalize_equals_torchvision(channels_last: bool) -> None:
-    images = torch.cat([torch.arange(3 * 256, dtype=torch.int32).view(1, 3, 16, 16).to(torch.uint8)] * 2)
-    reference = Compose([ToTensor(), Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
-    pictures: list[Any] = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-    expected = torch.stack([reference(picture) for picture in pictures])
-    result = normalize(images, channels_last=channels_last)
-    assert torch.equal(result, expected)
-    assert (result.min(), result.max()) == (-1, 1)
-    assert result.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)

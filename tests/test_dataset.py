@@ -228,3 +228,27 @@ def test_the_archive_of_arrays_is_not_compressed(path: Path, whole: Split) -> No
     dataset.save(path, whole)
     with zipfile.ZipFile(path) as file:
         assert {member.compress_type for member in file.infolist()} == {zipfile.ZIP_STORED}
+
+
+def test_class_names_are_read_back_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    dataset.save_class_names(path, ("b", "a", "é"))
+    assert dataset.load_class_names(path) == ("b", "a", "é")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is not JSON"),
+        (b"\xff", "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"{}", "expected a list of two or more names"),
+        (b'["a"]', "expected a list of two or more names"),
+        (b'["a", 1]', "expected a list of two or more names"),
+    ],
+)
+def test_a_damaged_list_of_class_names_is_told(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "classes.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"classes.json: {words}.*; run dvc repro --force prepare"):
+        dataset.load_class_names(path)

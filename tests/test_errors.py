@@ -49,12 +49,12 @@ def test_a_programming_error_keeps_its_traceback(tmp_path: Path) -> None:
 def test_an_error_of_the_system_names_the_file_and_the_cause(tmp_path: Path) -> None:
     ended = run_as_program(tmp_path, "open('missing/file', 'w')")
     assert ended.returncode == 1
-    assert ended.stderr.startswith("error: missing/file: No such file or directory: ")
+    assert ended.stderr.startswith("error: missing/file: No such file or directory; ")
     assert len(ended.stderr.splitlines()) == 1
 
 
 def test_an_error_of_the_system_without_a_file_names_the_cause() -> None:
-    with pytest.raises(SystemExit, match=r"^error: No space left on device: "):
+    with pytest.raises(SystemExit, match=r"^error: No space left on device; "):
         errors.run(raising(OSError(28, "No space left on device")))
 
 

@@ -16,9 +16,11 @@ from matplotlib.text import Text
 from PIL import Image
 
 from lenet_cifar10 import figures
+from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import FiguresSection
 
 SECTION = FiguresSection(dpi=50, colormap="cividis")
+NAMES = ("cat", "dog", "emu")
 PREDICTIONS = pd.DataFrame(
     [("cat", "cat"), ("cat", "cat"), ("cat", "dog"), ("dog", "dog"), ("emu", "cat")], columns=["actual", "predicted"]
 )
@@ -36,7 +38,7 @@ def make_images(count: int) -> np.ndarray:
 def draw_everything(folder: Path) -> None:
     drawn = {
         "curves.png": figures.draw_curves(make_history(3)),
-        "confusion.png": figures.draw_confusion(PREDICTIONS, SECTION),
+        "confusion.png": figures.draw_confusion(PREDICTIONS, NAMES, SECTION),
         "images.png": figures.draw_images(make_images(7), ["cat"] * 7),
     }
     for name, figure in drawn.items():
@@ -118,7 +120,7 @@ def test_a_history_that_grows_mid_run_can_have_gaps(tmp_path: Path) -> None:
 
 
 def test_the_matrix_counts_actual_in_rows_and_predicted_in_columns() -> None:
-    figure = figures.draw_confusion(PREDICTIONS, SECTION)
+    figure = figures.draw_confusion(PREDICTIONS, NAMES, SECTION)
     axes = axes_of(figure)
     assert counts_in(figure) == [[2, 1, 0], [0, 1, 0], [1, 0, 0]]
     assert names_along(axes.get_xticklabels()) == names_along(axes.get_yticklabels()) == ["cat", "dog", "emu"]
@@ -127,15 +129,43 @@ def test_the_matrix_counts_actual_in_rows_and_predicted_in_columns() -> None:
 
 
 def test_the_colours_are_shares_of_the_actual_class() -> None:
-    (image,) = axes_of(figures.draw_confusion(PREDICTIONS, SECTION)).images
+    (image,) = axes_of(figures.draw_confusion(PREDICTIONS, NAMES, SECTION)).images
     assert np.allclose(np.asarray(image.get_array()), [[2 / 3, 1 / 3, 0], [0, 1, 0], [1, 0, 0]])
     assert image.get_clim() == (0, 1)
 
 
-def test_a_class_that_was_only_predicted_has_its_place_in_the_order() -> None:
-    figure = figures.draw_confusion(pd.DataFrame({"actual": ["a", "c"], "predicted": ["a", "b"]}), SECTION)
-    assert names_along(axes_of(figure).get_xticklabels()) == ["a", "b", "c"]
-    assert counts_in(figure) == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+def test_the_matrix_keeps_the_order_of_the_classes_and_a_place_for_each() -> None:
+    predictions = pd.DataFrame({"actual": ["a", "c"], "predicted": ["a", "b"]})
+    figure = figures.draw_confusion(predictions, ("c", "b", "a", "d"), SECTION)
+    assert names_along(axes_of(figure).get_xticklabels()) == ["c", "b", "a", "d"]
+    assert counts_in(figure) == [[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_a_class_called_none_is_read_as_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    path.write_text("index,actual,predicted\n0,None,NA\n")
+    table = figures.read_table(path, {"actual": ("None", "NA"), "predicted": ("None", "NA")})
+    assert table.to_dict("records") == [{"actual": "None", "predicted": "NA"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "no such file; run dvc repro"),
+        (b"", "is damaged"),
+        (b"\xff\xfe\x00", "is damaged"),
+        (b"a\n1\n", "is damaged"),
+        (b"actual,loss\ncat,ten\n", "is damaged"),
+        (b"actual,loss\ncow,1\n", "is damaged .column actual holds 'cow'."),
+        (b"actual,loss\n", "has no rows"),
+    ],
+)
+def test_a_damaged_table_is_told_with_what_to_do(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "table.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"table.csv: {words}.*git restore"):
+        figures.read_table(path, {"actual": ("cat",), "loss": None})
 
 
 @pytest.mark.parametrize("colormap", get_args(FiguresSection.model_fields["colormap"].annotation))
@@ -147,7 +177,9 @@ def test_numbers_stand_out_from_every_colour(colormap: str) -> None:
         for number in range(100)
     ]
     section = FiguresSection.model_validate({"dpi": 50, "colormap": colormap})
-    figure = figures.draw_confusion(pd.DataFrame(rows, columns=["actual", "predicted"]), section)
+    figure = figures.draw_confusion(
+        pd.DataFrame(rows, columns=["actual", "predicted"]), [f"class {row:02d}" for row in range(11)], section
+    )
     (image,) = axes_of(figure).images
     array = np.asarray(image.get_array())
     for text in axes_of(figure).texts:
@@ -166,7 +198,7 @@ def luminance(colour: np.ndarray) -> float:
 def test_names_that_are_long_or_look_like_formulas_are_shown(tmp_path: Path) -> None:
     names = ["x" * 100, "a_$b$", "$$"]
     predictions = pd.DataFrame({"actual": names, "predicted": names})
-    for figure in (figures.draw_confusion(predictions, SECTION), figures.draw_images(make_images(3), names)):
+    for figure in (figures.draw_confusion(predictions, names, SECTION), figures.draw_images(make_images(3), names)):
         figures.save(figure, tmp_path / "picture.png", SECTION)
     assert axes_of(figure, 0).get_title() == "x" * 17 + "…"
     assert axes_of(figure, 1).get_title() == "a_$b$"

@@ -92,7 +92,16 @@ def start(
     **changes: Any,
 ) -> Training:
     model_section = ModelSection(dropout=dropout)
-    return Training(SET, VALIDATION, CLASSES, device, seed, augmentation, model_section, make_section(**changes))
+    return Training(
+        SET,
+        VALIDATION,
+        classes=CLASSES,
+        device=device,
+        seed=seed,
+        augment_section=augmentation,
+        model_section=model_section,
+        section=make_section(**changes),
+    )
 
 
 def weights(network: nn.Module) -> Tensor:

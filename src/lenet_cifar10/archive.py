@@ -26,7 +26,9 @@ from struct import pack
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lenet_cifar10.dataset import Split
 from lenet_cifar10.errors import UserError
 
 FOLDER = "cifar-10-batches-py"
@@ -55,18 +57,10 @@ CLASS_NAME = re.compile(r"[!-~]([ -~]{0,98}[!-~])?")
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """Images, uint8 (N, 3, 32, 32) in red, green, blue, and their labels, int64 (N,)."""
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
 class Archive:
     """Training images in the order of data_batch_1 to data_batch_5, test images, and a name for each label.
 
-    Labels count from 0 and index `class_names`, which are 2 to 256 different lines of printable ASCII.
+    Labels count from 0 and index `class_names`, 2 to 256 different names in printable ASCII.
     """
 
     train: Split
@@ -340,10 +334,10 @@ def _interpret(body: bytes) -> object:
                 arguments, function = stack.pop(), stack.pop()
                 stack.append(_Call(function, arguments))
             case "BUILD":
-                state = stack.pop()
-                if not isinstance(stack[-1], _Call):
+                state, made = stack.pop(), stack[-1]
+                if not isinstance(made, _Call):
                     raise TypeError("a state is set, but not of what a call made")
-                stack[-1].state = state
+                made.state = state
             case "BINPUT" | "LONG_BINPUT":
                 memo[value] = stack[-1]
             case "BINGET" | "LONG_BINGET":
@@ -387,7 +381,7 @@ def _check_batch(content: object) -> Split:
     return Split(rows.reshape(-1, *IMAGE_SHAPE), np.array(labels, dtype=np.int64))
 
 
-def _check_rows(data: object) -> np.ndarray:
+def _check_rows(data: object) -> NDArray[np.uint8]:
     """The array that `data` describes, uint8 (n, 3072), a view of its bytes."""
     match data:
         case _Call(
@@ -408,7 +402,7 @@ def _check_rows(data: object) -> np.ndarray:
     return values.reshape(shape, order="F" if by_column else "C")
 
 
-def _check_label_range(labels: np.ndarray, classes: int) -> None:
+def _check_label_range(labels: NDArray[np.int64], classes: int) -> None:
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(outside):
         place = outside[0]

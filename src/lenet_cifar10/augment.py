@@ -1,8 +1,8 @@
 """Random changes to training images, in batches, equal to torchvision's on Pillow images to the bit.
 
-`draw` takes one set of random numbers an image, on the CPU; `apply` turns images by them, on the images' device;
-`normalize` makes the network's input. The geometry is whole-number arithmetic, the colours are float32 with every
-step rounded as Pillow rounds it, so that every device gives the same pixels for the same draws.
+`draw` takes one set of random numbers an image, on the CPU; `apply` turns images by them, on the images' device.
+The geometry is whole-number arithmetic, the colours are float32 with every step rounded as Pillow rounds it, so that
+a CPU and a GPU give the same pixels for the same draws.
 
 Letters in shapes: N images, H rows, W columns.
 """
@@ -148,23 +148,6 @@ def apply(images: Tensor, draws: Draws, border: Border = "zero") -> Tensor:
             pixels = change(pixels, table[chunk], border)
         output[chunk] = pixels
     return output
-
-
-def normalize(images: Tensor, channels_last: bool = False) -> Tensor:
-    """Scale pixels from [0, 255] to [-1, 1], equal to torchvision's ToTensor and Normalize(0.5, 0.5) to the bit.
-
-    Args:
-        images: (N, 3, H, W) uint8, on any device.
-        channels_last: give the result the memory format in which convolutions are fastest on a CPU.
-
-    Returns:
-        (N, 3, H, W) float32, on the same device.
-    """
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    pixels = images.to(torch.float32, memory_format=layout)
-    # Divided by a tensor: CUDA multiplies by the reciprocal of a plain number, which differs in the last bit.
-    pixels /= torch.full((), 255.0, dtype=torch.float32, device=images.device)
-    return pixels.sub_(0.5).mul_(2.0)
 
 
 def _plan(draws: Draws, height: int, width: int) -> list[tuple[_Change, NDArray]]:

@@ -1,5 +1,7 @@
 """Labelled images in memory and on disk, and the split of the training images."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +13,7 @@ from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import DataSection
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """images: uint8 (N, 3, 32, 32), red, green, blue; labels: int64 (N,), places in the class names."""
 
@@ -61,6 +63,28 @@ def save(path: Path, split: Split) -> None:
     """Write a split as an uncompressed .npz: the same bytes for the same arrays."""
     with path.open("wb") as file:
         np.savez(file, images=split.images, labels=split.labels)
+
+
+def save_class_names(path: Path, class_names: Sequence[str]) -> None:
+    """Write the names of the classes, in the order of the labels, as JSON."""
+    path.write_text(json.dumps(list(class_names), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load_class_names(path: Path) -> tuple[str, ...]:
+    """Read what `save_class_names` wrote.
+
+    Raises:
+        UserError: the file is missing, or is no list of names.
+    """
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run dvc repro prepare, or dvc checkout") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error}); run dvc repro --force prepare") from None
+    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: expected a list of two or more names; run dvc repro --force prepare")
+    return tuple(names)
 
 
 def load(path: Path, classes: int) -> Split:

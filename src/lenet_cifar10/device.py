@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch.utils import deterministic
 
 from lenet_cifar10.errors import UserError
 
@@ -39,7 +40,7 @@ def make_repeatable(threads: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     # No operator here reads memory that it did not write; filling it first costs time in every step.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.benchmark = False
     # The same float32 products on every GPU generation.
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -47,9 +48,10 @@ def make_repeatable(threads: int) -> None:
 
 
 def describe(device: torch.device) -> str:
-    """The device in words that decide the bits: its model, or the CPU's threads."""
+    """What decides the bits of a result: the device or its threads, and torch's version."""
+    name = str(device)
     if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
+        name = f"{device} ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} threads)"
-    return str(device)
+        name = f"cpu ({torch.get_num_threads()} threads)"
+    return f"{name} with torch {torch.__version__}"

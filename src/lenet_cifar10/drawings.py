@@ -11,8 +11,10 @@ from collections.abc import Callable
 from math import sqrt
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lenet_cifar10.archive import Archive, Split
+from lenet_cifar10.archive import Archive
+from lenet_cifar10.dataset import Split
 from lenet_cifar10.errors import UserError
 
 SIDE = 32  # pixels
@@ -46,54 +48,55 @@ def _draw_split(random: np.random.Generator, count: int) -> Split:
 # The shapes: how far each point (x, y) is from the edge, below zero inside, where the shape fills a circle of radius 1
 # about (0, 0) and y points up. Arrays are (N, 1, 32, 32), one point a pixel.
 
-Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Floats = NDArray[np.float64]
+Distance = Callable[[Floats, Floats], Floats]
 
 
-def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _disc(x: Floats, y: Floats) -> Floats:
     return np.sqrt(x * x + y * y) - 1
 
 
-def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _ring(x: Floats, y: Floats) -> Floats:
     return abs(np.sqrt(x * x + y * y) - 0.75) - 0.25
 
 
-def _box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float) -> np.ndarray:
+def _box(x: Floats, y: Floats, half_width: float, half_height: float) -> Floats:
     return np.maximum(abs(x) - half_width, abs(y) - half_height)
 
 
-def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _square(x: Floats, y: Floats) -> Floats:
     return _box(x, y, 0.8, 0.8)
 
 
-def _triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _triangle(x: Floats, y: Floats) -> Floats:
     return np.maximum(abs(x) * (sqrt(3) / 2) + y / 2, -y) - 0.55
 
 
-def _plus(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _plus(x: Floats, y: Floats) -> Floats:
     return np.minimum(_box(x, y, 1, 0.3), _box(x, y, 0.3, 1))
 
 
-def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _cross(x: Floats, y: Floats) -> Floats:
     return _plus((x + y) / sqrt(2), (x - y) / sqrt(2))
 
 
-def _rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _rows(x: Floats, y: Floats) -> Floats:
     nearest = 0.7 * np.clip(np.rint(y / 0.7), -1, 1)
     return _box(x, y - nearest, 0.9, 0.2)
 
 
-def _columns(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _columns(x: Floats, y: Floats) -> Floats:
     return _rows(y, x)
 
 
-def _checkers(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _checkers(x: Floats, y: Floats) -> Floats:
     """Four by four fields, every other one filled."""
     across, upward = (abs(along - np.floor(along) - 0.5) - 0.25 for along in (x / 0.9 + 0.25, y / 0.9 + 0.25))
     unlike = np.maximum(np.minimum(across, upward), -np.maximum(across, upward))
     return np.maximum(unlike * 0.9, _box(x, y, 0.9, 0.9))
 
 
-def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _star(x: Floats, y: Floats) -> Floats:
     """The points inside at least four of the five lines that join every other corner of a pentagon."""
     normals = (
         (0, 1),
@@ -120,13 +123,13 @@ SHAPES: dict[str, Distance] = {
 }
 
 
-def _draw_shape(random: np.random.Generator, distance: Distance, count: int) -> np.ndarray:
+def _draw_shape(random: np.random.Generator, distance: Distance, count: int) -> NDArray[np.uint8]:
     """Images of one shape, uint8 (count, 3, 32, 32)."""
 
-    def uniform(low: float, high: float) -> np.ndarray:
+    def uniform(low: float, high: float) -> Floats:
         return low + (high - low) * random.random((count, 1, 1, 1))
 
-    def muted_colour() -> np.ndarray:
+    def muted_colour() -> Floats:
         return _colour(uniform(0, 1), uniform(0.2, 0.8), uniform(0.3, 0.8))
 
     row, column = np.mgrid[:SIDE, :SIDE] + 0.5  # (32, 32)
@@ -160,12 +163,12 @@ def _draw_shape(random: np.random.Generator, distance: Distance, count: int) -> 
     return np.rint(np.clip(image + uniform(0, 0.2) * noise, 0, 1) * 255).astype(np.uint8)
 
 
-def _colour(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
+def _colour(hue: Floats, saturation: Floats, value: Floats) -> Floats:
     """Red, green and blue, (N, 3, 1, 1) from 0 to 1; a hue of 1 is once round the colour wheel."""
     pure = abs((hue * 6 + np.array([[[0]], [[4]], [[2]]])) % 6 - 3) - 1
     return value * (1 - saturation * (1 - np.clip(pure, 0, 1)))
 
 
-def _blend(below: np.ndarray, above: np.ndarray, share: np.ndarray) -> np.ndarray:
+def _blend(below: Floats, above: Floats, share: Floats) -> Floats:
     """The colours below covered by a share, 0 to 1, of those above."""
     return below + (above - below) * share

@@ -23,6 +23,6 @@ def run(main: Callable[[], None]) -> None:
         if error.filename is None and error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename is not None else ""
-        sys.exit(f"error: {place}{error.strerror or error}: nothing was replaced; mend this and run again")
+        sys.exit(f"error: {place}{error.strerror or error}; mend this and run again")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,6 +1,6 @@
 """The pictures. Each function takes plain tables or arrays and gives a matplotlib figure."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,36 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import FiguresSection
 from lenet_cifar10.records import replacing
 
 # Blue and orange of the Okabe-Ito palette, which stay apart for colour-blind readers.
 TRAIN_COLOUR, VALIDATION_COLOUR = "#0072B2", "#D55E00"
+
+
+def read_table(path: Path, columns: Mapping[str, Collection[str] | None]) -> pd.DataFrame:
+    """Read a CSV and check the columns asked for: each holds some of the words given, or numbers where None is given.
+
+    Raises:
+        UserError: the file is missing, is no such table, or has no rows.
+    """
+    try:
+        # As text first: a class may be called "None" or "NA", which pandas would take for a missing value.
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).loc[:, list(columns)]
+        for name, words in columns.items():
+            if words is None:
+                table[name] = pd.to_numeric(table[name])
+            elif strange := set(table[name]) - set(words):
+                raise ValueError(f"column {name} holds {sorted(strange)[0]!r}")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run dvc repro, or git restore {path}") from None
+    except (ValueError, KeyError) as error:  # pandas raises kinds of these for what it can't parse
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is damaged ({reason}); run git restore {path}, or dvc repro --force") from None
+    if table.empty:
+        raise UserError(f"{path}: has no rows; run git restore {path}, or dvc repro --force")
+    return table
 
 
 def draw_curves(history: pd.DataFrame) -> Figure:
@@ -34,11 +59,10 @@ def draw_curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
-def draw_confusion(predictions: pd.DataFrame, section: FiguresSection) -> Figure:
-    """A matrix of actual against predicted classes with counts, from the columns of predictions.csv."""
-    names = sorted({*predictions["actual"], *predictions["predicted"]})
+def draw_confusion(predictions: pd.DataFrame, names: Sequence[str], section: FiguresSection) -> Figure:
+    """A matrix of actual against predicted classes with counts, in the order of `names`, from predictions.csv."""
     table = pd.crosstab(predictions["actual"], predictions["predicted"])
-    counts = table.reindex(index=names, columns=names, fill_value=0).to_numpy()
+    counts = table.reindex(index=list(names), columns=list(names), fill_value=0).to_numpy()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(6.4, 0.64 * len(names)), 24)  # inches
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lenet_cifar10.errors import UserError
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -27,6 +25,10 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush_to_disk(temporary)
         temporary.replace(path)
         _flush_to_disk(path.parent)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say for which file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -38,25 +40,11 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        UserError: the file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run dvc repro") from None
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON ({error}); run dvc repro --force") from None
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a table with a header line; floats in the shortest form that reads back as the same number."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write one or more rows with a header line; floats in the shortest form that reads back as the same number."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
     writer.writerows(rows)
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")

@@ -39,6 +39,12 @@ class EpochRecord:
     validation_accuracy: float
     learning_rate: float
 
+    def __str__(self) -> str:
+        return (
+            f"train loss {self.train_loss:.4f}, accuracy {self.train_accuracy:.4f}; "
+            f"validation loss {self.validation_loss:.4f}, accuracy {self.validation_accuracy:.4f}"
+        )
+
 
 def learning_rate_at(step: int, steps: int, section: TrainSection) -> float:
     """The learning rate of a step, counted from 0, of `steps` in all: a linear warm-up, then the schedule."""
@@ -68,6 +74,7 @@ class Training:
         self,
         training: Split,
         validation: Split,
+        *,
         classes: int,
         device: torch.device,
         seed: int,

@@ -40,8 +40,8 @@ def _read(path: str, revision: str | None) -> Any:
     try:
         return json.loads(dvc.api.read(path, rev=revision))
     except RevError:
-        raise UserError(f"{revision}: is no commit, branch, tag or experiment here; see git log, dvc exp list") from None
+        raise UserError(f"{revision}: is no commit, branch, tag or experiment; see git log or dvc exp list") from None
     except (FileNotFoundError, DvcException):
-        raise UserError(f"{place}: is not there; run dvc repro in the project's folder, or name a commit or experiment that has it") from None
+        raise UserError(f"{place}: is not there; run dvc repro, or name a commit or experiment that has it") from None
     except ValueError as error:
         raise UserError(f"{place}: is not JSON ({error}); run dvc repro evaluate") from None
