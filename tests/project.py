@@ -97,8 +97,13 @@ class Project:
         return (self.folder / path).read_bytes()
 
 
+def is_result(name: str) -> bool:
+    """Whether a run of the pipeline wrote this file; a test starts without."""
+    return name == "dvc.lock" or (name.startswith(("metrics/", "plots/")) and not name.endswith("README.md"))
+
+
 def copy_project(folder: Path) -> Project:
-    """Copy the files that Git tracks, or would track, into a new Git repository with one commit."""
+    """Copy the files that Git tracks, or would track, but for results, into a new Git repository with one commit."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=SOURCE,
@@ -107,7 +112,7 @@ def copy_project(folder: Path) -> Project:
         text=True,
     )
     for name in listed.stdout.split("\0"):
-        if name and (SOURCE / name).is_file():
+        if name and not is_result(name) and (SOURCE / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(SOURCE / name, folder / name)
     project = Project(folder)
