@@ -19,16 +19,19 @@ CLASSIC := \
 forget = if dvc exp list --name-only | grep --quiet --line-regexp $(1); then dvc exp remove --quiet $(1); fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro classic test lint check lock clean
+.PHONY: help setup demo repro classic test bench bench-short lint check lock clean
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 setup: .venv/installed  ## Build .venv from the lock of exact versions, again only when the lock changed
 
-.venv/installed: requirements.lock pyproject.toml
+.venv/locked: requirements.lock
 	$(PYTHON) -m venv --clear .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@
+
+.venv/installed: .venv/locked pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -42,18 +45,25 @@ demo: setup  ## Run all five stages on generated images, as the experiment "demo
 		--set-param train.epochs=5 \
 		--set-param train.batch_size=100
 	@lenet-cifar10 show demo
+	@# The experiment twice: beside a workspace without results DVC would warn that there are none.
 	@echo "The plots page:" && dvc plots diff demo demo --out dvc_plots
 
 repro: setup  ## Run all five stages on CIFAR-10 itself: fetches 170 MB, trains, evaluates
 	dvc repro
 
-classic: setup  ## Run the published recipe on CIFAR-10, as the experiment "classic" in a copy
+classic: setup  ## Run the published recipe on CIFAR-10, as the experiment "classic" in a copy; SET="-S ..." adds to it
 	@$(call forget,classic)
-	dvc exp run --temp --name classic $(CLASSIC)
+	dvc exp run --temp --name classic $(CLASSIC) $(SET)
 	@lenet-cifar10 show classic
 
 test: setup  ## Run the tests
 	pytest --numprocesses 2
+
+bench: setup  ## Measure speed beside a DataLoader baseline (after make repro; half an hour)
+	PYTHONPATH=tests python -m benchmarks.bench
+
+bench-short: setup  ## The same on fewer images, under two minutes
+	PYTHONPATH=tests python -m benchmarks.bench --short
 
 lint: setup  ## Check style, format and types
 	ruff check

@@ -19,13 +19,13 @@ def main() -> None:
     network, class_names = load_weights(Path("data/model/lenet.safetensors"))
     network = network.to(chosen).to(memory_format=torch.channels_last)
     test = dataset.load(Path("data/prepared/test.npz"), len(class_names))
-    images, labels = torch.from_numpy(test.images).to(chosen), torch.from_numpy(test.labels).to(chosen)
+    images, labels = torch.from_numpy(test.images).to(chosen), torch.from_numpy(test.labels)
 
     logits = evaluation.predict(network, images)
     scores = evaluation.score(logits, labels)
     metrics: dict[str, object] = {"loss": scores.loss, "accuracy": scores.accuracy}
     if params.evaluate.test_time_flips:
-        with_flips = evaluation.predict(network, images, flips=True)
+        with_flips = evaluation.predict_with_flips(network, images)
         metrics["accuracy_with_flips"] = evaluation.score(with_flips, labels).accuracy
     per_class = dict(zip(class_names, evaluation.score_classes(logits, labels), strict=True))
     write_json(Path("metrics/test.json"), metrics | {"per_class": per_class})

@@ -6,8 +6,8 @@ import torch
 
 from lenet_cifar10 import augment, dataset, errors, figures
 from lenet_cifar10.params import Params
-from lenet_cifar10.randomness import generator_for
 from lenet_cifar10.terminal import say
+from lenet_cifar10.training import plan_epoch
 
 PREPARED = Path("data/prepared")
 PICTURES = Path("plots/images")
@@ -21,9 +21,8 @@ def main() -> None:
     training = dataset.load(PREPARED / "train.npz", len(class_names))
 
     # The first images of the first epoch, as train augments them.
-    order = torch.randperm(len(training), generator=generator_for(params.seed, 1, "order")).numpy()
-    draws = augment.draw(len(training), params.augment, generator_for(params.seed, 1, "augmentation"))
-    examples = training[order[:EXAMPLES]]
+    order, draws = plan_epoch(len(training), params.seed, 1, params.augment)
+    examples = training[order[:EXAMPLES].numpy()]
     seen = augment.apply(torch.from_numpy(examples.images), draws[:EXAMPLES], params.augment.border).numpy()
 
     curves = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")

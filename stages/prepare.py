@@ -20,10 +20,10 @@ def main() -> None:
     if section.validation_size == 0:
         say("data.validation_size is 0: no image is held out, and validation figures are those of the test set")
     splits = {"train.npz": training, "validation.npz": validation, "test.npz": content.test}
-    with ExitStack() as all_or_none:
+    with ExitStack() as stack:
         for name, split in splits.items():
-            dataset.save(all_or_none.enter_context(replacing(PREPARED / name)), split)
-        dataset.save_class_names(all_or_none.enter_context(replacing(PREPARED / "classes.json")), content.class_names)
+            dataset.save(stack.enter_context(replacing(PREPARED / name)), split)
+        dataset.save_class_names(stack.enter_context(replacing(PREPARED / "classes.json")), content.class_names)
     say(
         f"prepared {len(training):,} training, {len(validation):,} validation and {len(content.test):,} test images "
         f"of {len(content.class_names)} classes in {PREPARED}"

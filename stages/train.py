@@ -20,8 +20,7 @@ def main() -> None:
     device.make_repeatable(params.train.threads)
     names = dataset.load_class_names(PREPARED / "classes.json")
     images, held_out = (dataset.load(PREPARED / name, len(names)) for name in ("train.npz", "validation.npz"))
-    sections = {"augment_section": params.augment, "model_section": params.model, "section": params.train}
-    training = Training(images, held_out, classes=len(names), device=chosen, seed=params.seed, **sections)
+    training = Training(images, held_out, len(names), chosen, params.seed, params.augment, params.model, params.train)
 
     say(f"training on {device.describe(chosen)}: {params.train.epochs} epochs of {len(images):,} images")
     history: list[EpochRecord] = []

@@ -44,7 +44,8 @@ def pipeline_template(shared_folder: Path, generated: GeneratedArchive) -> Path:
     """A project on small data whose pipeline has been run and committed, once for all tests. Copy it, leave it."""
     folder = shared_folder / "pipeline"
     with FileLock(shared_folder / "pipeline.lock"):
-        if not (folder / "dvc.lock").exists():
+        done = shared_folder / "pipeline.done"
+        if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             project = copy_project(folder)
@@ -62,6 +63,7 @@ def pipeline_template(shared_folder: Path, generated: GeneratedArchive) -> Path:
             project.commit("small data")
             project.dvc("repro")
             project.commit("run")
+            done.touch()
     return folder
 
 

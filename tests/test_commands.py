@@ -53,3 +53,10 @@ def test_show_says_what_to_do_where_there_is_nothing(pipeline: Project, revision
     assert result.status == 1
     assert words in result.text
     assert "Traceback" not in result.text
+
+
+def test_show_says_when_the_figures_are_not_this_project_s(pipeline: Project) -> None:
+    (pipeline.folder / "metrics/train.json").write_text('{"loss": 1}')
+    result = pipeline.run("lenet-cifar10", "show", check=False)
+    assert result.status == 1
+    assert result.text.startswith("error: metrics/train.json: has no epochs, train_loss")

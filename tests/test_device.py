@@ -113,3 +113,9 @@ def test_threads_are_set_whatever_the_environment_says() -> None:
     }
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout == "2\n"
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"train\.launcher: started 2 processes, expected one; use python"):
+        device.choose("cpu")

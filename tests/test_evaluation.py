@@ -86,7 +86,7 @@ def test_the_size_of_the_parts_changes_the_network_s_logits_by_rounding_only(mon
 @pytest.mark.parametrize("mode", [True, False], ids=["training", "eval"])
 def test_prediction_is_in_eval_mode_and_restores_the_mode(mode: bool) -> None:
     witness = Witness().train(mode)
-    evaluation.predict(witness, make_images(3), flips=True)
+    evaluation.predict(witness, make_images(3))
     assert {training for training, _ in witness.seen} == {False}
     assert witness.training is mode
 
@@ -98,10 +98,10 @@ def test_prediction_keeps_no_gradients() -> None:
 def test_with_flips_the_logits_are_the_mean_of_an_image_and_its_mirror_image() -> None:
     images = make_images(5)
     expected = (images[:, 0, :, 0].double() + images[:, 0, :, 31].double()) / 2
-    assert torch.equal(evaluation.predict(Witness(), images, flips=True).double(), expected)
+    assert torch.equal(evaluation.predict_with_flips(Witness(), images).double(), expected)
 
 
 def test_with_flips_an_image_and_its_mirror_image_are_alike() -> None:
     images = make_images(5)
-    both = [evaluation.predict(Witness(), batch, flips=True) for batch in (images, images.flip(3))]
+    both = [evaluation.predict_with_flips(Witness(), batch) for batch in (images, images.flip(3))]
     assert torch.equal(*both)

@@ -271,7 +271,22 @@ class TestResume:
         place.put_partial(CONTENT + b"more")
         place.fetch(server)
         assert place.has_file()
-        assert [answer.status for answer in server.answers] == [416, 200]
+        assert [answer.status for answer in server.answers] == [416, 200, 200]
+
+    @pytest.mark.parametrize("ranges", ["honoured", "ignored"])
+    def test_a_mirror_with_a_shorter_file_costs_no_partial(self, place: Place, serve: Serve, ranges: Any) -> None:
+        mirror, good = serve(b"moved elsewhere", ranges=ranges), serve()
+        place.put_partial(CONTENT[:HALF])
+        place.fetch(mirror, good)
+        assert place.has_file()
+        assert good.starts == [HALF]
+
+    def test_a_lone_mirror_with_a_shorter_file_leaves_the_partial(self, place: Place, serve: Serve) -> None:
+        mirror = serve(b"moved elsewhere")
+        place.put_partial(CONTENT[:HALF])
+        assert place.fail(mirror)[1].startswith(f"{mirror.url}: SHA-256 is ")
+        assert place.partial.read_bytes() == CONTENT[:HALF]
+        assert not place.partial.with_suffix(".other").exists()
 
     def test_too_long_a_partial_is_dropped_when_ranges_are_ignored(
         self, place: Place, serve: Serve, capsys: pytest.CaptureFixture[str]

@@ -71,9 +71,11 @@ def warnings_are_errors() -> Iterator[None]:
 
 def test_the_bytes_are_the_same_when_drawn_again_in_another_process(tmp_path: Path) -> None:
     draw_everything(tmp_path / "here")
+    (tmp_path / "matplotlibrc").write_text("font.size: 20\nsavefig.transparent: True\nlines.linewidth: 9\n")
+    hostile = {"MATPLOTLIBRC": str(tmp_path), "LANG": "C", "PYTHONHASHSEED": "7", "MPLBACKEND": "svg"}
     code = "import sys; from pathlib import Path; import test_figures; test_figures.draw_everything(Path(sys.argv[1]))"
     search = f"{Path(figures.__file__).parent.parent}:{Path(__file__).parent}"
-    subprocess.run([sys.executable, "-c", code, tmp_path / "there"], env={"PYTHONPATH": search}, check=True)
+    subprocess.run([sys.executable, "-c", code, tmp_path / "there"], env={"PYTHONPATH": search} | hostile, check=True)
     for path in (tmp_path / "here").iterdir():
         assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes(), path.name
 

@@ -184,7 +184,7 @@ def train_plainly(network: LeNet, section: TrainSection, seed: int) -> LeNet:
     """The same training as a loop of the textbook -> the average of the weights."""
     optimizer = OPTIMIZERS[section.optimizer](network.parameters(), weight_decay=section.weight_decay, lr=1.0)
     images, labels = torch.from_numpy(SET.images), torch.from_numpy(SET.labels)
-    average = copy.deepcopy(network)
+    after_each_step = []
     steps = math.ceil(len(SET) / section.batch_size)
     step = 0
     for epoch in range(1, section.epochs + 1):
@@ -196,15 +196,16 @@ def train_plainly(network: LeNet, section: TrainSection, seed: int) -> LeNet:
             logits = network(images[batch])
             functional.cross_entropy(logits, labels[batch], label_smoothing=section.label_smoothing).backward()
             optimizer.step()
-            decay = min(section.averaging_decay, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for kept, learned in zip(average.parameters(), network.parameters(), strict=True):
-                    kept.copy_(decay * kept + (1 - decay) * learned)
+            after_each_step.append([parameter.detach().clone() for parameter in network.parameters()])
             step += 1
-    return average if section.averaging_decay else network
+    # Decay 0 counts the last step's weights only.
+    shares = torch.tensor([section.averaging_decay**age for age in reversed(range(step))])
+    for parameter, *values in zip(network.parameters(), *after_each_step, strict=True):
+        parameter.data = torch.tensordot(shares / shares.sum(), torch.stack(values), dims=1)
+    return network
 
 
-@pytest.mark.parametrize("averaging_decay", [0.0, 0.4])
+@pytest.mark.parametrize("averaging_decay", [0.0, 0.4, 0.998])
 @pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.9), ("adam", 0.0), ("adamw", 0.0)])
 def test_training_equals_a_plain_loop_but_for_rounding(optimizer: str, momentum: float, averaging_decay: float) -> None:
     run = start(
@@ -268,7 +269,7 @@ def test_every_image_is_seen_once_an_epoch_also_those_of_a_smaller_last_batch() 
 def test_the_size_of_the_augmented_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = start(augmentation=MOVING)
     history = list(whole.run())
-    monkeypatch.setattr(training, "CHUNK_IMAGES", {"cpu": 20})
+    monkeypatch.setattr(training, "CPU_CHUNK_IMAGES", 20)
     assert list(start(augmentation=MOVING).run()) == history
 
 
@@ -401,11 +402,10 @@ def test_a_whole_epoch_on_a_gpu_mixes_no_devices_and_never_waits(monkeypatch: py
         run.optimizer = training._make_optimizer(run.network, run.section)
         for parameter in run.network.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        results = [run._take_step(step, *batch, 0.1) for step, batch in enumerate(run._batches(1))]
-    assert len(results) == 4
-    for loss, correct in results:
-        assert (loss.device.type, correct.device.type) == ("cuda", "cuda")
-        assert (loss.shape, loss.dtype, correct.dtype) == ((), torch.float32, torch.int64)
+        losses, hits = run._take_steps(1, after_step=lambda: None)
+    assert (losses.device.type, hits.device.type) == ("cuda", "cuda")
+    assert (losses.shape, hits.shape) == ((4,), (4,))
+    assert (losses.dtype, hits.dtype) == (torch.float32, torch.int64)
 
 
 def test_reading_a_value_within_a_step_would_be_found() -> None:
@@ -419,8 +419,7 @@ def test_a_whole_epoch_with_gradients_runs_away_from_the_cpu(optimizer: str) -> 
     run = start(augmentation=MOVING, dropout=0.5, device=torch.device("meta"), optimizer=optimizer)
     for group in run.optimizer.param_groups:
         group["fused"] = False  # the fused forms are for devices with memory only
-    results = [run._take_step(step, *batch, 0.1) for step, batch in enumerate(run._batches(1))]
-    assert {value.device.type for result in results for value in result} == {"meta"}
+    assert {value.device.type for value in run._take_steps(1, after_step=lambda: None)} == {"meta"}
 
 
 # What raises in deterministic mode on CUDA, from the documentation of torch.use_deterministic_algorithms. Its NLLLoss

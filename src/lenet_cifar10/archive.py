@@ -10,7 +10,6 @@ nothing is unpacked to disk, sizes are checked before they are read, and the pic
 """
 
 import gzip
-import os
 import pickle
 import pickletools
 import re
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from lenet_cifar10.dataset import Split
 from lenet_cifar10.errors import UserError
+from lenet_cifar10.records import replacing
 
 FOLDER = "cifar-10-batches-py"
 TRAIN_MEMBERS = tuple(f"{FOLDER}/data_batch_{number}" for number in range(1, 6))
@@ -107,20 +107,16 @@ def write(path: Path, archive: Archive) -> None:
             raise ValueError(f"found {split.images.dtype} {split.images.shape}, expected uint8 (N, 3, 32, 32)")
         if len(split.labels) < least:
             raise ValueError(f"found {len(split.labels)} images, expected {least} at least")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with (
-            temporary.open("wb") as file,
-            gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as stream,
-            tarfile.open(mode="w", fileobj=stream, format=tarfile.USTAR_FORMAT) as tar,
-        ):
-            for name, body in _pickle_members(archive):
-                member = tarfile.TarInfo(name)  # owner, group and time are 0, the mode is 644
-                member.size = len(body)
-                tar.addfile(member, BytesIO(body))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as stream,
+        tarfile.open(mode="w", fileobj=stream, format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for name, body in _pickle_members(archive):
+            member = tarfile.TarInfo(name)  # owner, group and time are 0, the mode is 644
+            member.size = len(body)
+            tar.addfile(member, BytesIO(body))
 
 
 class _ArchiveError(Exception):

@@ -14,8 +14,11 @@ def choose(name: str) -> torch.device:
     auto is the first GPU where there is one, else the CPU.
 
     Raises:
-        UserError: the device is not there; it is refused, not replaced.
+        UserError: the device is not there; it is refused, not replaced. Or a launcher started several processes.
     """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1":
+        raise UserError(f"train.launcher: started {processes} processes, expected one; use python")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -37,7 +40,7 @@ def make_repeatable(threads: int) -> None:
     """Have torch compute the same bits again: on the same kind of device, with the same number of threads."""
     torch.set_num_threads(threads)
     # cuBLAS reads this when CUDA starts; without it older versions of torch refuse deterministic mode.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.use_deterministic_algorithms(True)
     # No operator here reads memory that it did not write; filling it first costs time in every step.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""What a network says about images, and how good that is."""
+"""What a network says about images, and how good that is. Logits and labels are on the CPU."""
 
 from dataclasses import dataclass
 
@@ -18,32 +18,29 @@ class Scores:
 
 
 @torch.inference_mode()
-def predict(network: Module, images: Tensor, flips: bool = False) -> Tensor:
-    """uint8 images (N, 3, 32, 32) -> logits (N, classes) in eval mode, on the images' device.
-
-    With `flips`, the mean of the logits of each image and of its mirror image.
-    """
+def predict(network: Module, images: Tensor) -> Tensor:
+    """uint8 images (N, 3, 32, 32) on the network's device -> logits (N, classes) in eval mode, on the CPU."""
     was_training = network.training
     network.eval()
-    parts = []
-    for batch in images.split(IMAGES_AT_ONCE):
-        logits = network(batch)
-        parts.append((logits + network(batch.flip(3))) / 2 if flips else logits)
+    logits = torch.cat([network(batch) for batch in images.split(IMAGES_AT_ONCE)])
     network.train(was_training)
-    return torch.cat(parts)
+    return logits.cpu()
+
+
+def predict_with_flips(network: Module, images: Tensor) -> Tensor:
+    """The mean of the logits of each image and of its mirror image; shapes as in `predict`."""
+    return (predict(network, images) + predict(network, images.flip(3))) / 2
 
 
 def score(logits: Tensor, labels: Tensor) -> Scores:
-    """logits (N, classes), labels (N,) -> mean loss and accuracy, computed in float64."""
-    logits, labels = logits.cpu().double(), labels.cpu()
+    """logits (N, classes), labels (N,) -> mean loss, computed in float64, and accuracy."""
     correct = int((logits.argmax(dim=1) == labels).sum())
-    return Scores(functional.cross_entropy(logits, labels).item(), correct / len(labels))
+    return Scores(functional.cross_entropy(logits.double(), labels).item(), correct / len(labels))
 
 
 def score_classes(logits: Tensor, labels: Tensor) -> list[float | None]:
     """logits (N, classes), labels (N,) -> the accuracy within each class; None for a class without images."""
-    correct = (logits.argmax(dim=1) == labels).cpu()
-    labels = labels.cpu()
+    correct = logits.argmax(dim=1) == labels
     accuracies = []
     for label in range(logits.shape[1]):
         members = correct[labels == label]

@@ -102,6 +102,10 @@ class _CrawlError(_SourceError):
     """Bytes came too slowly."""
 
 
+class _ShorterError(_SourceError):
+    """The whole file is shorter than what has already arrived, so one of the two is wrong."""
+
+
 class _RangeError(_SourceError):
     """The answer begins at another byte than the one asked for."""
 
@@ -202,7 +206,10 @@ class _Pace:
 
 
 def _try_sources(sources: list[str], partial: _GrowingFile, target: Path, base_folder: Path, limits: Limits) -> None:
-    """Put the file at `target` from the first source that gives it; those that crawl come again at the end."""
+    """Put the file at `target` from the first source that gives it.
+
+    Those that crawl come again at the end, and so do those whose file is shorter than `partial`, beside it.
+    """
     reasons: dict[str, _SourceError] = {}
     attempts = deque((source, source == sources[-1]) for source in sources)
     while attempts:
@@ -215,18 +222,34 @@ def _try_sources(sources: list[str], partial: _GrowingFile, target: Path, base_f
             elif scheme.lower() == "file":
                 _copy(_path_in_file_url(rest), target, partial.sha256)
             elif scheme.lower() in ("http", "https"):
-                _Server(source, limits, is_patient=is_patient).complete(partial)
-                partial.move_to(target)
+                server = _Server(source, limits, is_patient=is_patient)
+                if isinstance(reasons.get(source), _ShorterError):
+                    _complete_beside(partial, server, target)
+                else:
+                    server.complete(partial)
+                    partial.move_to(target)
             else:
                 raise _RefusalError(f"unsupported scheme '{scheme}'")
             return
         except _SourceError as failure:
-            reasons[source] = failure
-            if isinstance(failure, _CrawlError):
+            if isinstance(failure, _CrawlError | _ShorterError) and source not in reasons:
                 attempts.append((source, True))
+            reasons[source] = failure
             if attempts:
                 say(f"download: {_shown(source)}: {failure}; leaving it for the next source")
     raise UserError(_tell_all_failed(reasons, partial, target))
+
+
+def _complete_beside(partial: _GrowingFile, server: "_Server", target: Path) -> None:
+    """Put the server's file at `target` while `partial`, which may be the right one, stays."""
+    path = partial.path.with_suffix(".other")
+    path.unlink(missing_ok=True)
+    try:
+        with closing(_GrowingFile(path, partial.sha256)) as other:
+            server.complete(other)
+            other.move_to(target)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 def _tell_all_failed(reasons: dict[str, _SourceError], partial: _GrowingFile, target: Path) -> str:
@@ -304,6 +327,8 @@ class _Server:
                 if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and asked:
                     return
                 start, total = _read_extent(response, asked)
+                if total is not None and total < partial.size and not partial.origins <= {self.url}:
+                    raise _ShorterError(f"its file has {total:,} bytes, and {partial.size:,} are already here")
                 if is_anew:
                     partial.drop()
                 if total is not None and total <= partial.size:

@@ -1,10 +1,14 @@
-"""The pictures. Each function takes plain tables or arrays and gives a matplotlib figure."""
+"""The pictures: tables and arrays become matplotlib figures, whatever the user's matplotlib settings are."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
+import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -41,6 +45,22 @@ def read_table(path: Path, columns: Mapping[str, Collection[str] | None]) -> pd.
     return table
 
 
+Arguments = ParamSpec("Arguments")
+Drawn = TypeVar("Drawn")
+
+
+def _in_default_style(draw: Callable[Arguments, Drawn]) -> Callable[Arguments, Drawn]:
+    """Whatever the user's own matplotlib settings are: the same inputs are to give the same bytes."""
+
+    @wraps(draw)
+    def draw_in_default_style(*arguments: Arguments.args, **options: Arguments.kwargs) -> Drawn:
+        with matplotlib.rc_context(matplotlib.rcParamsDefault):
+            return draw(*arguments, **options)
+
+    return draw_in_default_style
+
+
+@_in_default_style
 def draw_curves(history: pd.DataFrame) -> Figure:
     """Loss and accuracy over the epochs, training and validation, from the columns of history.csv."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -59,6 +79,7 @@ def draw_curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
+@_in_default_style
 def draw_confusion(predictions: pd.DataFrame, names: Sequence[str], section: FiguresSection) -> Figure:
     """A matrix of actual against predicted classes with counts, in the order of `names`, from predictions.csv."""
     table = pd.crosstab(predictions["actual"], predictions["predicted"])
@@ -82,6 +103,7 @@ def draw_confusion(predictions: pd.DataFrame, names: Sequence[str], section: Fig
     return figure
 
 
+@_in_default_style
 def draw_images(images: NDArray[np.uint8], names: Sequence[str]) -> Figure:
     """A grid of labelled images, uint8 (N, 3, 32, 32), five in a row."""
     columns = 5
@@ -95,8 +117,10 @@ def draw_images(images: NDArray[np.uint8], names: Sequence[str]) -> Figure:
     return figure
 
 
+@_in_default_style
 def save(figure: Figure, path: Path, section: FiguresSection) -> None:
     """Write a figure as PNG: the same bytes for the same figure (no date, no version of the program)."""
+    FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=section.dpi, metadata={"Software": None})
 

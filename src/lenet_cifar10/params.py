@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 from pathlib import Path
 from reprlib import repr as short_repr
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from ruamel.yaml import YAML
@@ -161,9 +161,9 @@ def _explain(mistake: Any) -> str:
     """One line for one mistake that pydantic found: key, value, what is allowed."""
     location = mistake["loc"]
     key = ".".join(_printable(str(part)) for part in location)
-    allowed = _allowed(location)
+    section, allowed = _look_up(location)
     if mistake["type"] in ("extra_forbidden", "invalid_key"):  # such as the number 1 for a key
-        siblings = list(_section_at(location[:-1]).model_fields)
+        siblings = list(section.model_fields)
         near = get_close_matches(str(location[-1]), siblings, n=1, cutoff=0.7)
         advice = f"did you mean {near[0]}?" if near else f"known keys here: {', '.join(siblings)}"
         return f"{key}: unknown key; {advice}"
@@ -174,27 +174,17 @@ def _explain(mistake: Any) -> str:
     return f"{key}: found {_shown(mistake['input'])}, expected {allowed}"
 
 
-def _section_at(location: tuple[str | int, ...]) -> type[BaseModel]:
+def _look_up(location: tuple[str | int, ...]) -> tuple[type[BaseModel], str | None]:
+    """The innermost section on the way to `location`, and what the field there may hold, in words."""
     section: type[BaseModel] = Params
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        section = annotation
-    return section
-
-
-def _allowed(location: tuple[str | int, ...]) -> str:
-    """What the field at `location` may hold, in words."""
-    for depth in range(len(location), 0, -1):  # an item of a list has no field of its own
-        try:
-            field = _section_at(location[: depth - 1]).model_fields[str(location[depth - 1])]
-        except (KeyError, AssertionError):
-            continue
-        if field.description:
-            return field.description
-        return f"a section with the keys {', '.join(_section_at(location[:depth]).model_fields)}"
-    return "something else"
+        field = section.model_fields.get(str(part))
+        if field is None:
+            return section, None
+        if field.description:  # a plain value, or a list and its items
+            return section, field.description
+        section = cast(type[BaseModel], field.annotation)
+    return section, f"a section with the keys {', '.join(section.model_fields)}"
 
 
 def _shown(value: object) -> str:

@@ -9,9 +9,9 @@ Purpose = Literal["weights", "order", "augmentation", "dropout"]
 
 
 def mix(seed: int, epoch: int, purpose: Purpose) -> int:
-    """A seed from 0 to 2**63 - 1, unrelated for any two different triples.
+    """A seed from 0 to 2**63 - 1; torch's generator on the CPU uses its lower 32 bits.
 
-    A cryptographic hash mixes them: a sum would make (0, 1) and (1, 0) alike.
+    A cryptographic hash mixes the three: a sum would make (0, 1) and (1, 0) alike.
     """
     digest = blake2b(f"{seed} {epoch} {purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -14,14 +14,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from lenet_cifar10 import augment
 from lenet_cifar10.dataset import Split
 from lenet_cifar10.errors import UserError
-from lenet_cifar10.evaluation import predict, score
+from lenet_cifar10.evaluation import Scores, predict, score
 from lenet_cifar10.model import LeNet
 from lenet_cifar10.params import AugmentSection, ModelSection, TrainSection
 from lenet_cifar10.randomness import generator_for, mix
 
-# Images augmented together: on a CPU as many as its caches hold, on a GPU enough to keep it busy.
-CHUNK_IMAGES = {"cpu": 2000}
-CHUNK_IMAGES_ON_A_GPU = 12_500
+# Images augmented together on a CPU, to hold few at a time. A GPU takes the whole epoch at once, so that nothing is
+# copied to it, which may make it wait, while the epoch's steps run.
+CPU_CHUNK_IMAGES = 2000
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,12 @@ def learning_rate_at(step: int, steps: int, section: TrainSection) -> float:
             return section.learning_rate * (1 + math.cos(math.pi * progress)) / 2
 
 
+def plan_epoch(count: int, seed: int, epoch: int, section: AugmentSection) -> tuple[Tensor, augment.Draws]:
+    """The order of an epoch's images, int64 (N,), and the changes to each in that order."""
+    order = torch.randperm(count, generator=generator_for(seed, epoch, "order"))
+    return order, augment.draw(count, section, generator_for(seed, epoch, "augmentation"))
+
+
 class Training:
     """One training run: the network as it learns, and the average of its weights, which is what is kept.
 
@@ -74,7 +80,6 @@ class Training:
         self,
         training: Split,
         validation: Split,
-        *,
         classes: int,
         device: torch.device,
         seed: int,
@@ -89,7 +94,8 @@ class Training:
             )
         self.device = device
         self.images, self.labels = _place(training, device)
-        self.validation_images, self.validation_labels = _place(validation, device)
+        self.validation_images, _ = _place(validation, device)
+        self.validation_labels = torch.from_numpy(validation.labels)
         self.seed = seed
         self.augment_section = augment_section
         self.section = section
@@ -113,51 +119,63 @@ class Training:
             UserError: the loss is no longer a finite number.
         """
         while self.finished_epochs < self.section.epochs:
-            yield self._run_epoch(self.finished_epochs + 1, after_step)
+            epoch = self.finished_epochs + 1
+            train = self.train_epoch(epoch, after_step)
+            validation = score(predict(self.kept, self.validation_images), self.validation_labels)
+            if not (math.isfinite(train.loss) and math.isfinite(validation.loss)):  # only here the last step shows
+                raise UserError(
+                    f"epoch {epoch}: the loss is {train.loss} in training and {validation.loss} in validation; "
+                    f"training has diverged; lower train.learning_rate"
+                )
+            self.finished_epochs = epoch
+            learning_rate = self.learning_rate_at(epoch * self.steps_per_epoch - 1)
+            yield EpochRecord(epoch, train.loss, train.accuracy, validation.loss, validation.accuracy, learning_rate)
 
-    def _run_epoch(self, epoch: int, after_step: Callable[[], object]) -> EpochRecord:
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of a step of the run, counted from 0."""
+        return learning_rate_at(step, self.section.epochs * self.steps_per_epoch, self.section)
+
+    def train_epoch(self, epoch: int, after_step: Callable[[], object] = lambda: None) -> Scores:
+        """Take the epoch's steps -> the running figures, which are read from the device once, at the end."""
+        losses, hits = self._take_steps(epoch, after_step)
+        count = len(self.labels)
+        return Scores(math.fsum(losses.tolist()) / count, sum(hits.tolist()) / count)
+
+    def _take_steps(self, epoch: int, after_step: Callable[[], object]) -> tuple[Tensor, Tensor]:
+        """Each step's summed cross-entropy and its number of right answers, (steps,), on the device."""
         torch.manual_seed(mix(self.seed, epoch, "dropout"))
         self.network.train()
-        losses, hits = [], []  # tensors on the device: reading them within the epoch would make it wait
-        learning_rate = self.section.learning_rate
+        losses, hits = [], []
         for step, (images, labels) in enumerate(self._batches(epoch), start=(epoch - 1) * self.steps_per_epoch):
-            learning_rate = learning_rate_at(step, self.section.epochs * self.steps_per_epoch, self.section)
-            loss, correct = self._take_step(step, images, labels, learning_rate)
+            loss, correct = self.take_step(step, images, labels)
             losses.append(loss * len(labels))
             hits.append(correct)
             after_step()
-        count = len(self.labels)
-        train_loss = math.fsum(torch.stack(losses).tolist()) / count
-        train_accuracy = sum(torch.stack(hits).tolist()) / count
-        validation = score(predict(self.kept, self.validation_images), self.validation_labels)
-        if not (math.isfinite(train_loss) and math.isfinite(validation.loss)):  # the last step's effect shows here only
-            raise UserError(
-                f"epoch {epoch}: the loss is {train_loss} in training and {validation.loss} in validation; "
-                f"training has diverged; lower train.learning_rate"
-            )
-        self.finished_epochs = epoch
-        return EpochRecord(epoch, train_loss, train_accuracy, validation.loss, validation.accuracy, learning_rate)
+        return torch.stack(losses), torch.stack(hits)
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's augmented batches in their order: every training image once."""
         count, batch_size = len(self.labels), self.section.batch_size
-        order = torch.randperm(count, generator=generator_for(self.seed, epoch, "order")).to(self.device)
-        draws = augment.draw(count, self.augment_section, generator_for(self.seed, epoch, "augmentation"))
-        batches_at_once = max(1, CHUNK_IMAGES.get(self.device.type, CHUNK_IMAGES_ON_A_GPU) // batch_size)
-        for start in range(0, count, batches_at_once * batch_size):
-            chunk = slice(start, start + batches_at_once * batch_size)
+        order, draws = plan_epoch(count, self.seed, epoch, self.augment_section)
+        order = order.to(self.device)
+        chunk_images = max(1, CPU_CHUNK_IMAGES // batch_size) * batch_size if self.device.type == "cpu" else count
+        for start in range(0, count, chunk_images):
+            chunk = slice(start, start + chunk_images)
             images = augment.apply(self.images[order[chunk]], draws[chunk], self.augment_section.border)
             labels = self.labels[order[chunk]]
             yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
 
-    def _take_step(self, step: int, images: Tensor, labels: Tensor, learning_rate: float) -> tuple[Tensor, Tensor]:
-        """One optimizer step -> the batch's mean cross-entropy and its number of right answers, on the device."""
+    def take_step(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """One optimizer step -> the batch's mean cross-entropy and its number of right answers, on the device.
+
+        uint8 images (N, 3, 32, 32), labels (N,).
+        """
         log_probabilities = self.network(images).log_softmax(dim=1)
         cross_entropy = functional.nll_loss(log_probabilities, labels)
         smoothing = self.section.label_smoothing
         (cross_entropy * (1 - smoothing) - log_probabilities.mean() * smoothing).backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = self.learning_rate_at(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.kept is not self.network:
@@ -166,12 +184,13 @@ class Training:
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
-        """Move the kept weights towards the network's; faster at first, so that the first weights are soon forgotten.
+        """Keep the mean of the weights after each step so far, each counting `averaging_decay` times the next one.
 
-        The start is that of TensorFlow's ExponentialMovingAverage with num_updates.
+        Divided by the sum of what they count, as Adam divides its moments (Kingma and Ba, 2015), so that the weights
+        from before the first step count nothing.
         """
-        decay = min(self.section.averaging_decay, (1 + step) / (10 + step))
-        average = get_ema_multi_avg_fn(decay)
+        decay = self.section.averaging_decay
+        average = get_ema_multi_avg_fn(1 - (1 - decay) / (1 - decay ** (step + 1)))
         average(list(self.kept.parameters()), list(self.network.parameters()), step)
 
 

@@ -20,7 +20,6 @@ def generate(
 
     Prints the file's SHA-256, which is what data.sha256 wants.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     archive.write(path, draw_archive(train, test, seed))
     with path.open("rb") as file:
         typer.echo(file_digest(file, "sha256").hexdigest())

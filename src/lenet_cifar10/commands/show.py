@@ -1,6 +1,7 @@
 """Show the figures of a run as a table."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import dvc.api
@@ -19,8 +20,8 @@ def show(
     ] = None,
 ) -> None:
     """Show the figures of a run: of the workspace, or of any commit or experiment."""
-    train = _read("metrics/train.json", revision)
-    test = _read("metrics/test.json", revision)
+    train = _read("metrics/train.json", revision, ("epochs", "train_loss", "validation_loss", "validation_accuracy"))
+    test = _read("metrics/test.json", revision, ("loss", "accuracy", "per_class"))
     table = Table("figure", "value", title=f"Run: {revision or 'workspace'}", title_justify="left")
     table.add_row("epochs", str(train["epochs"]))
     table.add_row("train loss", f"{train['train_loss']:.4f}")
@@ -35,13 +36,16 @@ def show(
     console.print(table)
 
 
-def _read(path: str, revision: str | None) -> Any:
+def _read(path: str, revision: str | None, keys: Sequence[str]) -> Any:
     place = path if revision is None else f"{path} in {revision}"
     try:
-        return json.loads(dvc.api.read(path, rev=revision))
+        values = json.loads(dvc.api.read(path, rev=revision))
     except RevError:
         raise UserError(f"{revision}: is no commit, branch, tag or experiment; see git log or dvc exp list") from None
     except (FileNotFoundError, DvcException):
         raise UserError(f"{place}: is not there; run dvc repro, or name a commit or experiment that has it") from None
     except ValueError as error:
         raise UserError(f"{place}: is not JSON ({error}); run dvc repro evaluate") from None
+    if missing := [key for key in keys if key not in values]:
+        raise UserError(f"{place}: has no {', '.join(missing)}, so another version of this project wrote it")
+    return values

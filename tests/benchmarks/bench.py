@@ -1,0 +1,410 @@
+"""Measure the project beside a DataLoader baseline, print the tables and write them to RESULTS.md.
+
+    make bench          # everything, on data/prepared (after dvc repro): about half an hour on two cores
+    make bench-short    # under two minutes, on fewer and generated images; writes nothing
+
+Both sides of a ratio run in turn (ours, theirs, ours, ...), so that a machine that slows down slows both. A ratio is
+the median of the pairs' ratios, a time the median of its runs.
+"""
+
+import argparse
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from PIL import Image
+from project import copy_project, environment
+from torchvision.transforms.functional import pil_to_tensor
+
+from benchmarks.baseline import AUGMENTATION, BATCH_SIZE, Baseline
+from lenet_cifar10 import augment, dataset, device
+from lenet_cifar10.dataset import Split
+from lenet_cifar10.drawings import draw_archive
+from lenet_cifar10.params import Params
+from lenet_cifar10.training import Training
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_name("RESULTS.md")
+
+# Multiply-adds of one image: forward, and backward, where each layer needs two products more but conv1 only one, for
+# its input needs no gradient.
+CONV1, LATER_LAYERS = 32 * 32 * 16 * 27, 16 * 16 * 32 * 144 + 8 * 8 * 64 * 288 + 1024 * 500 + 500 * 10
+MULTIPLY_ADDS = 2 * CONV1 + 3 * LATER_LAYERS
+
+# The published augmentation, as the baseline has it.
+CLASSIC = {
+    "augment": {
+        "flip_probability": 0.5,
+        "translation_pixels": 0,
+        "rotation_degrees": 10,
+        "shear_degrees": 10,
+        "scale": 0.2,
+        "brightness": 0.2,
+        "contrast": 0.2,
+        "saturation": 0.2,
+        "border": "zero",
+    },
+    "model": {"dropout": 0.5},
+    "train": {
+        "optimizer": "adam",
+        "learning_rate": 0.001,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_fraction": 0.0,
+        "batch_size": BATCH_SIZE,
+        "label_smoothing": 0.0,
+        "averaging_decay": 0.0,
+    },
+}
+
+# Reaches the accuracy of the baseline's 20 epochs in few; the README shows it as overrides.
+SHORT_RECIPE = {
+    "train.optimizer": "sgd",
+    "train.learning_rate": 0.05,
+    "train.momentum": 0.9,
+    "train.weight_decay": 0.0005,
+    "train.batch_size": 125,
+    "train.epochs": 5,
+    "train.label_smoothing": 0.0,
+    "train.averaging_decay": 0.0,
+    "model.dropout": 0.2,
+    "augment.rotation_degrees": 0,
+    "augment.shear_degrees": 0,
+    "augment.scale": 0,
+    "augment.brightness": 0,
+    "augment.contrast": 0,
+    "augment.saturation": 0,
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    runs: int
+    train_images: int
+    augmented_images: int
+
+
+FULL = Size(runs=5, train_images=45_000, augmented_images=5_000)
+SHORT = Size(runs=3, train_images=2_000, augmented_images=1_000)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a sentence, a header and rows of texts."""
+
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def __str__(self) -> str:
+        lines = [self.header, ("---",) * len(self.header), *self.rows]
+        return "\n".join([f"## {self.title}", "", self.note, "", *("| " + " | ".join(line) + " |" for line in lines)])
+
+
+def time_once(action: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def compare(ours: Callable[[], object], theirs: Callable[[], object], runs: int) -> tuple[float, float, float]:
+    """Median seconds of both, and the median of theirs over ours, run in turn after a warm-up of each."""
+    ours()
+    theirs()
+    pairs = [(time_once(ours), time_once(theirs)) for _ in range(runs)]
+    return median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs)
+
+
+def make_params(*changes: dict[str, dict[str, Any]]) -> Params:
+    """The parameters of params.yaml with some sections' values replaced."""
+    values = Params.load(ROOT / "params.yaml").model_dump()
+    for change in changes:
+        for section, settings in change.items():
+            values[section] |= settings
+    return Params.check(values)
+
+
+def make_training(split: Split, validation: Split, params: Params, where: torch.device) -> Training:
+    """A run of ours."""
+    return Training(
+        split,
+        validation,
+        classes=10,
+        device=where,
+        seed=0,
+        augment_section=params.augment,
+        model_section=params.model,
+        section=params.train,
+    )
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch with that many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+def measure_augmentation(split: Split, size: Size) -> Table:
+    """The published chain on both sides, from uint8 arrays to uint8 tensors, drawing included, on one core."""
+    images = split.images[: size.augmented_images]
+    section = make_params(CLASSIC).augment
+
+    def ours() -> None:
+        draws = augment.draw(len(images), section, torch.Generator().manual_seed(0))
+        augment.apply(torch.from_numpy(images), draws, section.border)
+
+    def theirs() -> None:
+        torch.stack([pil_to_tensor(AUGMENTATION(Image.fromarray(image))) for image in images.transpose(0, 2, 3, 1)])
+
+    with threads(1):
+        a, b, ratio = compare(ours, theirs, size.runs)
+    each = 1e6 / len(images)
+    return Table(
+        "Augmentation",
+        "Flip, rotation, shear and zoom, three colour operations; from uint8 arrays to uint8 tensors, one core.",
+        ("this project, microseconds an image", "torchvision on Pillow", "ratio"),
+        [(f"{a * each:.1f}", f"{b * each:.1f}", f"{ratio:.1f}")],
+    )
+
+
+def measure_epochs(split: Split, validation: Split, size: Size) -> Table:
+    """One training epoch, without validation, against the baseline in its fastest form."""
+    seconds = {}
+    for workers in (0, 1, 2):
+        candidate = Baseline(split, validation, 10, workers)
+        candidate.train_epoch()  # the workers start
+        seconds[workers] = time_once(candidate.train_epoch)
+    workers = min(seconds, key=lambda count: seconds[count])
+    baseline = Baseline(split, validation, 10, workers)
+    forms = ", ".join(f"{count} workers {taken:.1f} s" for count, taken in seconds.items())
+    rows = []
+    for name, changes in (("default recipe", {}), ("the baseline's own recipe", CLASSIC)):
+        params = make_params(changes, {"train": {"epochs": 1000}})
+        training = make_training(split, validation, params, torch.device("cpu"))
+        epochs = iter(range(1, 1000))
+        a, b, ratio = compare(
+            lambda training=training, epochs=epochs: training.train_epoch(next(epochs)),
+            baseline.train_epoch,
+            size.runs,
+        )
+        rows.append((name, f"{a:.2f}", f"{b:.2f}", f"{ratio:.2f}"))
+    return Table(
+        "A training epoch",
+        f"{len(split):,} images, two threads. The baseline's forms, once each: {forms}; the fastest is compared.",
+        ("what", "this project, seconds", "baseline, seconds", "ratio"),
+        rows,
+    )
+
+
+def measure_step(size: Size) -> Table:
+    """Forward, backward and optimizer step against their multiply-adds in a large float32 matrix product."""
+    batch = 250
+    matrix = torch.randn(2048, 2048)
+    params = make_params()
+    images = torch.randint(0, 256, (batch, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 10, (batch,))
+    split = Split(images.numpy(), labels.numpy())
+    training = make_training(split, split, params, torch.device("cpu"))
+    steps, products = 20, 10
+
+    def step() -> None:
+        for index in range(steps):
+            training.take_step(index, images, labels)
+
+    def multiply() -> None:
+        for _ in range(products):
+            torch.mm(matrix, matrix)
+
+    a, b, _ = compare(step, multiply, max(size.runs, 7))
+    rate = products * 2 * 2048**3 / b
+    floor = batch * MULTIPLY_ADDS * 2 / rate
+    return Table(
+        "A step",
+        "Forward, backward and optimizer, batch 250, deterministic mode on, two threads; the floor is the time of "
+        "their multiply-adds in a product of two 2048 x 2048 float32 matrices.",
+        ("step, milliseconds", "floor, milliseconds", "step / floor", "product, GFLOP/s"),
+        [(f"{1e3 * a / steps:.1f}", f"{1e3 * floor:.1f}", f"{a / steps / floor:.2f}", f"{rate / 1e9:.0f}")],
+    )
+
+
+def measure_growth(split: Split, validation: Split) -> Table:
+    """Seconds of one epoch of the default recipe as one thing grows."""
+    rows = []
+
+    def measure(name: str, images: int, **settings: int) -> None:
+        params = make_params({"train": {"epochs": 1000, **settings}})
+        part = Split(split.images[:images], split.labels[:images])
+        with threads(settings.get("threads", params.train.threads)):
+            training = make_training(part, validation, params, torch.device("cpu"))
+            training.train_epoch(1)
+            taken = median(time_once(lambda: training.train_epoch(2)) for _ in range(3))
+        rows.append((name, f"{taken:.2f}", f"{1e6 * taken / images:.0f}"))
+
+    for images in (10_000, 20_000, 40_000):
+        measure(f"{images:,} images, batch 250, 2 threads", images)
+    for batch_size in (50, 100, 500, 1000):
+        measure(f"20,000 images, batch {batch_size}, 2 threads", 20_000, batch_size=batch_size)
+    measure("20,000 images, batch 250, 1 thread", 20_000, threads=1)
+    return Table("What an epoch costs", "The default recipe.", ("what", "seconds", "microseconds an image"), rows)
+
+
+def measure_workflow(split: Split) -> Table:
+    """A dvc repro with nothing to do, and the memory that training takes, as whole processes."""
+    with tempfile.TemporaryDirectory() as name:
+        project = copy_project(Path(name))
+        project.run("lenet-cifar10", "generate", "data/generated.tar.gz")
+        digest = project.run("sha256sum", "data/generated.tar.gz").text.split()[0]
+        project.change_params({"data.urls": ["data/generated.tar.gz"], "data.sha256": digest, "train.epochs": 1})
+        project.change_params({"data.validation_size": 1000})
+        project.dvc("repro")
+        idle = median(time_once(lambda: project.dvc("repro")) for _ in range(5))
+        dataset.save(project.folder / "data/prepared/train.npz", split)
+        code = (
+            "import resource, runpy; runpy.run_path('stages/train.py', run_name='__main__');"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        told = project.run(sys.executable, "-c", code, PYTHONPATH="src").text
+    peak = int(told.split()[-1]) * 1024 / 1e6
+    rows = [("dvc repro with nothing to do, seconds", f"{idle:.2f}")]
+    rows += [(f"peak memory of the stage train with {len(split):,} images, MB", f"{peak:.0f}")]
+    return Table("The workflow", "Whole processes.", ("what", "measured"), rows)
+
+
+def measure_time_to_accuracy(split: Split, validation: Split) -> Table:
+    """From process start to the baseline's accuracy after 20 epochs, with the short recipe."""
+    baseline = Baseline(split, validation, 10, workers=2)
+    start = time.perf_counter()
+    for _ in range(20):
+        baseline.train_epoch()
+    theirs = time.perf_counter() - start
+    target = baseline.validate()
+    with tempfile.TemporaryDirectory() as name:
+        project = copy_project(Path(name))
+        project.change_params(SHORT_RECIPE)
+        prepared = project.folder / "data/prepared"
+        prepared.mkdir(parents=True)
+        dataset.save(prepared / "train.npz", split)
+        dataset.save(prepared / "validation.npz", validation)
+        dataset.save_class_names(prepared / "classes.json", [f"class {label}" for label in range(10)])
+        ours, reached = time_to_reach(target, project.folder)
+    return Table(
+        "Time to the baseline's accuracy",
+        f"The baseline's 20 epochs reach a validation accuracy of {target:.4f}; the short recipe, measured from the "
+        "start of its process, is stopped at the first epoch that reaches it.",
+        ("this project, seconds", "baseline, seconds", "ratio", "validation accuracy reached"),
+        [(f"{ours:.1f}", f"{theirs:.1f}", f"{theirs / ours:.1f}", reached)],
+    )
+
+
+def time_to_reach(target: float, folder: Path) -> tuple[float, str]:
+    """Seconds from the start of stages/train.py until an epoch's line tells at least that validation accuracy."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "stages/train.py"], cwd=folder, env=environment(PYTHONPATH="src"), stdout=-1, text=True
+    )
+    assert process.stdout is not None
+    accuracy = "none"
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            accuracy = line.split()[-1]
+            if float(accuracy) >= target:
+                break
+    taken = time.perf_counter() - start
+    process.kill()
+    process.wait()
+    return (taken, accuracy) if accuracy != "none" and float(accuracy) >= target else (math.nan, accuracy)
+
+
+def measure_gpu(split: Split, validation: Split, size: Size) -> Table:
+    """An epoch of the default recipe on the first GPU."""
+    training = make_training(split, validation, make_params({"train": {"epochs": 1000}}), torch.device("cuda", 0))
+    epochs = iter(range(1, 1000))
+
+    def run() -> None:
+        training.train_epoch(next(epochs))  # ends with the epoch's only wait for the device
+
+    run()
+    taken = median(time_once(run) for _ in range(size.runs))
+    memory = torch.cuda.max_memory_allocated() / 1e6
+    row = (torch.cuda.get_device_name(0), f"{taken:.3f}", f"{len(split) / taken:,.0f}", f"{memory:,.0f}")
+    return Table(
+        "On a GPU", "The default recipe.", ("device", "seconds an epoch", "images a second", "peak memory, MB"), [row]
+    )
+
+
+def load_splits(size: Size) -> tuple[Split, Split]:
+    """Training and validation images: those of data/prepared for the full size, generated ones for the short."""
+    if size is FULL:
+        folder = ROOT / "data/prepared"
+        classes = len(dataset.load_class_names(folder / "classes.json"))
+        return dataset.load(folder / "train.npz", classes), dataset.load(folder / "validation.npz", classes)
+    drawn = draw_archive(size.train_images, 500, seed=0)
+    return drawn.train, drawn.test
+
+
+def measure_all(size: Size) -> Iterator[Table]:
+    """Every table, one after the other."""
+    split, validation = load_splits(size)
+    yield measure_augmentation(split, size)
+    yield measure_step(size)
+    yield measure_epochs(split, validation, size)
+    if size is FULL:
+        yield measure_growth(split, validation)
+        yield measure_workflow(split)
+        yield measure_time_to_accuracy(split, validation)
+    if torch.cuda.is_available():
+        yield measure_gpu(split, validation, size)
+
+
+def describe_machine() -> str:
+    """What the figures were taken on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{cores} cores of {cpu_name()}, {platform.system()}, {versions}, {date.today().isoformat()}"
+
+
+def cpu_name() -> str:
+    """The processor's model, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Measure, print, and write the full form's tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="fewer, generated images; under two minutes")
+    size = SHORT if parser.parse_args().short else FULL
+    device.make_repeatable(make_params().train.threads)
+    parts = ["# Benchmarks", f"Made by `make bench` on {describe_machine()}."]
+    for table in measure_all(size):
+        parts.append(str(table))
+        print(f"\n{table}", flush=True)
+    if size is FULL:
+        RESULTS.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        print(f"\nwritten to {RESULTS}")
+
+
+if __name__ == "__main__":
+    main()
