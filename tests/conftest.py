@@ -39,6 +39,14 @@ def generated(shared_folder: Path) -> GeneratedArchive:
         return GeneratedArchive(path, file_digest(file, "sha256").hexdigest())
 
 
+@pytest.fixture
+def bare_project(tmp_path: Path) -> Project:
+    """A project as it is cloned, in which nothing has been run."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return copy_project(folder)
+
+
 @pytest.fixture(scope="session")
 def pipeline_template(shared_folder: Path, generated: GeneratedArchive) -> Path:
     """A project on small data whose pipeline has been run and committed, once for all tests. Copy it, leave it."""

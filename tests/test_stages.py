@@ -1,6 +1,8 @@
 """Stages called by hand on bad input: one clear line, status 1, no traceback, nothing good lost."""
 
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,17 @@ def test_a_folder_that_cannot_be_written_is_named(pipeline: Project, stage: str)
     assert all((folder.parent / entry).read_bytes() == content for entry, content in kept.items())
     expect_refusal(pipeline, stage, str(Path(name).parent))
     assert folder.is_file()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_disk_that_fills_up_is_told_and_loses_nothing(pipeline: Project, stage: str) -> None:
+    before = files_of(pipeline)
+    if stage == "download":
+        (pipeline.folder / OUTPUTS[stage][0]).unlink()
+        del before[OUTPUTS[stage][0]]
+    limited = f"ulimit -f 1; exec {sys.executable} stages/{stage}.py"  # no file may grow past 1 KiB
+    result = pipeline.run("bash", "-c", limited, check=False, PYTHONPATH="src")
+    assert result.status == 1, result.text
+    assert "Traceback" not in result.text
+    assert re.search(r"error: .*(File too large|EFBIG).*", result.text), result.text
+    assert files_of(pipeline) == before

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,13 @@ def test_an_experiment_changes_one_parameter_and_shows_beside_its_commit(pipelin
     assert float(row["train.learning_rate"]) == 1e-06
     assert float(row["train_loss"]) == json.loads(pipeline.read("metrics/train.json"))["train_loss"]
     assert float(row["accuracy"]) == json.loads(pipeline.read("metrics/test.json"))["accuracy"]
+    page = pipeline.folder / "page"
+    pipeline.dvc("plots", "diff", "HEAD", "slow", "--out", page)
+    assert {path.name for path in (page / "static").iterdir()} == {
+        f"{revision}_plots_images_{name}.png"
+        for revision in ("HEAD", "slow")
+        for name in ("augmentation", "confusion", "curves")
+    }
     difference = json.loads(pipeline.dvc("exp", "diff", "--json", "HEAD", "slow"))
     assert difference["params"]["params.yaml"]["train.learning_rate"]["new"] == 1e-06
 
@@ -183,3 +191,34 @@ def test_the_history_can_be_plotted_while_training_runs(pipeline: Project) -> No
         process.stdout.close()
     points = plots["Loss"][0]["anchor_definitions"]["<DVC_METRIC_DATA>"]
     assert {int(point["epoch"]) for point in points} >= {1, 2, 3}
+
+
+def test_an_archive_is_named_for_one_run_by_its_path_and_hash(
+    bare_project: Project, generated: GeneratedArchive
+) -> None:
+    sets = {"data.urls": f"[{generated.path}]", "data.sha256": generated.sha256, "data.validation_size": "100"}
+    small = {"train.epochs": "1", "train.batch_size": "50"}
+    options = [word for name, value in (sets | small).items() for word in ("-S", f"{name}={value}")]
+    assert stages_run(bare_project.dvc("exp", "run", *options)) == [
+        "download",
+        "prepare",
+        "train",
+        "evaluate",
+        "figures",
+    ]
+    assert (bare_project.folder / "metrics/test.json").exists()
+
+
+def test_a_log_has_one_plain_line_an_epoch_and_a_terminal_a_bar(pipeline: Project) -> None:
+    log = pipeline.stage("train").text
+    assert re.findall(r"^epoch (\d)/2: train loss [\d.]+, accuracy [\d.]+; validation loss", log, flags=re.M) == [
+        "1",
+        "2",
+    ]
+    assert "\x1b" not in log
+    assert "\r" not in log
+    command = f"{sys.executable} stages/train.py"
+    terminal = pipeline.run("script", "-qec", command, "/dev/null", PYTHONPATH="src", TERM="xterm").text
+    assert "\x1b" in terminal
+    assert re.search(r"\d+/12", terminal)  # steps done of all
+    assert re.findall(r"epoch (\d)/2: train loss", terminal) == ["1", "2"]
