@@ -35,7 +35,11 @@ setup: .venv/installed  ## Build .venv from the lock of exact versions, again on
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
+# DVC 3.67 cannot run an experiment in a copy below a path with other letters.
+in_ascii_path = case "$(CURDIR)" in *[!\ -~]*) echo "error: $(CURDIR): DVC needs a path of ASCII letters; clone elsewhere" >&2; exit 1;; esac
+
 demo: setup  ## Run all five stages on generated images, as the experiment "demo" in a copy
+	@$(in_ascii_path)
 	@echo "Drawing 7,000 images in CIFAR-10's layout to $(GENERATED)"
 	@$(call forget,demo)
 	sha256=$$(lenet-cifar10 generate $(GENERATED)) && dvc exp run --temp --name demo \
@@ -52,6 +56,7 @@ repro: setup  ## Run all five stages on CIFAR-10 itself: fetches 170 MB, trains,
 	dvc repro
 
 classic: setup  ## Run the published recipe on CIFAR-10, as the experiment "classic" in a copy; SET="-S ..." adds to it
+	@$(in_ascii_path)
 	@$(call forget,classic)
 	dvc exp run --temp --name classic $(CLASSIC) $(SET)
 	@lenet-cifar10 show classic
@@ -75,8 +80,9 @@ check: lint test  ## Run everything that has to pass before a commit
 lock: setup  ## Renew the exact versions within the ranges of pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --all-extras --strip-extras \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links --upgrade \
-		pyproject.toml --output-file requirements.lock
+		pyproject.toml --output-file .venv/requirements.lock
+	cmp --silent .venv/requirements.lock requirements.lock || cp .venv/requirements.lock requirements.lock
 
 clean:  ## Remove the environment and everything that can be made again; DVC's cache and data stay
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis dvc_plots src/*.egg-info
+	rm -rf .venv .resume .pytest_cache .ruff_cache .hypothesis dvc_plots src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

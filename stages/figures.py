@@ -6,6 +6,7 @@ import torch
 
 from lenet_cifar10 import augment, dataset, errors, figures
 from lenet_cifar10.params import Params
+from lenet_cifar10.records import replacing
 from lenet_cifar10.terminal import say
 from lenet_cifar10.training import plan_epoch
 
@@ -33,8 +34,9 @@ def main() -> None:
         "curves.png": figures.draw_curves(history),
         "confusion.png": figures.draw_confusion(predictions, class_names, params.figures),
     }
-    for name, figure in pictures.items():
-        figures.save(figure, PICTURES / name, params.figures)
+    with replacing(*(PICTURES / name for name in pictures)) as paths:
+        for path, figure in zip(paths, pictures.values(), strict=True):
+            figures.save(figure, path, params.figures)
     say(f"drew {', '.join(pictures)} in {PICTURES}")
 
 

@@ -1,6 +1,5 @@
 """Prepare: the archive in data/raw/ -> arrays for training, validation and test in data/prepared/."""
 
-from contextlib import ExitStack
 from pathlib import Path
 
 from lenet_cifar10 import archive, dataset, errors
@@ -20,10 +19,10 @@ def main() -> None:
     if section.validation_size == 0:
         say("data.validation_size is 0: no image is held out, and validation figures are those of the test set")
     splits = {"train.npz": training, "validation.npz": validation, "test.npz": content.test}
-    with ExitStack() as stack:
-        for name, split in splits.items():
-            dataset.save(stack.enter_context(replacing(PREPARED / name)), split)
-        dataset.save_class_names(stack.enter_context(replacing(PREPARED / "classes.json")), content.class_names)
+    with replacing(PREPARED / "classes.json", *(PREPARED / name for name in splits)) as (classes, *paths):
+        dataset.save_class_names(classes, content.class_names)
+        for path, split in zip(paths, splits.values(), strict=True):
+            dataset.save(path, split)
     say(
         f"prepared {len(training):,} training, {len(validation):,} validation and {len(content.test):,} test images "
         f"of {len(content.class_names)} classes in {PREPARED}"

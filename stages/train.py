@@ -6,11 +6,13 @@ from pathlib import Path
 from lenet_cifar10 import dataset, device, errors
 from lenet_cifar10.checkpoint import save_weights
 from lenet_cifar10.params import Params
-from lenet_cifar10.records import write_csv, write_json
+from lenet_cifar10.records import replacing, write_csv, write_json
 from lenet_cifar10.terminal import say, steps_bar
 from lenet_cifar10.training import EpochRecord, Training
 
-PREPARED = Path("data/prepared")
+PREPARED, HISTORY = Path("data/prepared"), Path("plots/history.csv")
+WEIGHTS, METRICS = Path("data/model/lenet.safetensors"), Path("metrics/train.json")
+FIGURES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
 def main() -> None:
@@ -24,17 +26,16 @@ def main() -> None:
 
     say(f"training on {device.describe(chosen)}: {params.train.epochs} epochs of {len(images):,} images")
     history: list[EpochRecord] = []
-    with steps_bar() as bar:
+    with replacing(WEIGHTS, METRICS) as (weights, metrics), steps_bar() as bar:
         task = bar.add_task("training", total=params.train.epochs * training.steps_per_epoch)
         for record in training.run(after_step=lambda: bar.advance(task)):
             history.append(record)
-            write_csv(Path("plots/history.csv"), [asdict(row) for row in history])
+            with replacing(HISTORY) as (rows,):
+                write_csv(rows, [asdict(row) for row in history])
             say(f"epoch {record.epoch}/{params.train.epochs}: {record}")
-
-    save_weights(Path("data/model/lenet.safetensors"), training.kept, names)
-    last = asdict(history[-1])
-    figures = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
-    write_json(Path("metrics/train.json"), {"epochs": last["epoch"]} | {name: last[name] for name in figures})
+        save_weights(weights, training.kept, names)
+        last = asdict(history[-1])
+        write_json(metrics, {"epochs": last["epoch"]} | {name: last[name] for name in FIGURES})
 
 
 if __name__ == "__main__":

@@ -554,7 +554,7 @@ def touch_by(form: str, place: Path) -> bytes:
     raise ValueError(form)
 
 
-ASKS = "its pickle asks for 'os.system', expected numpy's arrays only; none of it was run"
+ASKS = "its pickle asks for 'os.system', expected numpy's arrays only; nothing was run"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command lenet-cifar10, as people call it."""
 
 import json
+import re
 from hashlib import file_digest
 from pathlib import Path
 
@@ -55,8 +56,33 @@ def test_show_says_what_to_do_where_there_is_nothing(pipeline: Project, revision
     assert "Traceback" not in result.text
 
 
-def test_show_says_when_the_figures_are_not_this_project_s(pipeline: Project) -> None:
-    (pipeline.folder / "metrics/train.json").write_text('{"loss": 1}')
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [('{"loss": 1}', "has no epochs, train_loss"), ("[]", "is no set of figures"), ("{", "is not JSON")],
+)
+def test_show_says_when_the_figures_are_not_this_project_s(pipeline: Project, content: str, words: str) -> None:
+    (pipeline.folder / "metrics/train.json").write_text(content)
     result = pipeline.run("lenet-cifar10", "show", check=False)
     assert result.status == 1
-    assert result.text.startswith("error: metrics/train.json: has no epochs, train_loss")
+    assert result.text.startswith(f"error: metrics/train.json: {words}")
+
+
+def test_show_works_in_a_subfolder_and_with_figures_that_are_missing(pipeline: Project) -> None:
+    train = json.loads(pipeline.read("metrics/train.json")) | {"train_loss": None}
+    (pipeline.folder / "metrics/train.json").write_text(json.dumps(train))
+    shown = Project(pipeline.folder / "src").run("lenet-cifar10", "show").text
+    assert re.search(r"train loss +│ - ", shown)
+
+
+def test_show_outside_a_project_says_so(tmp_path: Path) -> None:
+    result = Project(tmp_path).run("lenet-cifar10", "show", check=False)
+    assert (result.status, result.text) == (
+        1,
+        f"error: {tmp_path}: is in no DVC project; run this in the project's folder\n",
+    )
+
+
+def test_generate_refuses_a_folder_for_a_file(tmp_path: Path) -> None:
+    result = Project(tmp_path).run("lenet-cifar10", "generate", ".", check=False)
+    assert result.status == 1
+    assert "is a folder, expected the name of a file" in result.text

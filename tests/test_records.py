@@ -30,14 +30,14 @@ def umask_027() -> Iterator[None]:
 
 
 def replace_and_fail(path: Path, error: BaseException) -> None:
-    with replacing(path) as temporary:
+    with replacing(path) as (temporary,):
         temporary.write_text("half")
         raise error
 
 
 def test_a_block_that_ends_well_replaces_the_file(path: Path) -> None:
     path.write_text("old")
-    with replacing(path) as temporary:
+    with replacing(path) as (temporary,):
         temporary.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"

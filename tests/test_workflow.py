@@ -196,6 +196,7 @@ def test_the_history_can_be_plotted_while_training_runs(pipeline: Project) -> No
 def test_an_archive_is_named_for_one_run_by_its_path_and_hash(
     bare_project: Project, generated: GeneratedArchive
 ) -> None:
+    before = bare_project.read("params.yaml").decode()
     sets = {"data.urls": f"[{generated.path}]", "data.sha256": generated.sha256, "data.validation_size": "100"}
     small = {"train.epochs": "1", "train.batch_size": "50"}
     options = [word for name, value in (sets | small).items() for word in ("-S", f"{name}={value}")]
@@ -207,6 +208,8 @@ def test_an_archive_is_named_for_one_run_by_its_path_and_hash(
         "figures",
     ]
     assert (bare_project.folder / "metrics/test.json").exists()
+    comments = [re.findall(r"^ *#.*", text, flags=re.M) for text in (before, bare_project.read("params.yaml").decode())]
+    assert comments[0] == comments[1]
 
 
 def test_a_log_has_one_plain_line_an_epoch_and_a_terminal_a_bar(pipeline: Project) -> None:

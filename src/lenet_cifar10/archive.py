@@ -108,7 +108,7 @@ def write(path: Path, archive: Archive) -> None:
         if len(split.labels) < least:
             raise ValueError(f"found {len(split.labels)} images, expected {least} at least")
     with (
-        replacing(path) as temporary,
+        replacing(path) as (temporary,),
         temporary.open("wb") as file,
         gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0) as stream,
         tarfile.open(mode="w", fileobj=stream, format=tarfile.USTAR_FORMAT) as tar,
@@ -297,7 +297,8 @@ def _interpret(body: bytes) -> object:
                 stack.append(True)
             case "GLOBAL" | "INST" if value not in [name.value for name in _Name]:
                 name = _shown(str(value).replace(" ", "."))
-                raise _ArchiveError(f"its pickle asks for {name}, expected numpy's arrays only; none of it was run")
+                hint = " (so Python 3 writes bytes; pickle as Python 2 did)" if name == "'_codecs.encode'" else ""
+                raise _ArchiveError(f"its pickle asks for {name}{hint}, expected numpy's arrays only; nothing was run")
             case "GLOBAL":
                 stack.append(_Name(value))
             case "EMPTY_DICT":

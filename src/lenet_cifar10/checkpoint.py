@@ -11,7 +11,6 @@ from safetensors.torch import save
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.model import LeNet
 from lenet_cifar10.params import ModelSection
-from lenet_cifar10.records import replacing
 
 # One entry only: the order of several is not fixed, and the same weights are to be the same bytes.
 _METADATA_KEY = "lenet_cifar10"
@@ -20,9 +19,8 @@ _METADATA_KEY = "lenet_cifar10"
 def save_weights(path: Path, network: LeNet, class_names: Sequence[str]) -> None:
     """Write a network's weights and the names of its classes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with replacing(path) as temporary:
-        # Written by Python: save_file's error for a full disk is no OSError.
-        temporary.write_bytes(save(tensors, metadata={_METADATA_KEY: json.dumps({"class_names": list(class_names)})}))
+    # Written by Python: save_file's error for a full disk is no OSError.
+    path.write_bytes(save(tensors, metadata={_METADATA_KEY: json.dumps({"class_names": list(class_names)})}))
 
 
 def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:

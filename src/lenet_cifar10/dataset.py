@@ -100,8 +100,8 @@ def load(path: Path, classes: int) -> Split:
     try:
         with np.load(content, allow_pickle=False) as file:
             split = Split(file["images"], file["labels"])
-    except Exception as error:  # a damaged byte can lead the readers of zip and npy into any of a dozen kinds
-        raise UserError(f"{path}: is damaged ({error}); run dvc repro --force prepare") from None
+    except Exception:  # a damaged byte can lead the readers of zip and npy into any of a dozen kinds
+        raise UserError(f"{path}: is damaged, or not what prepare wrote; run dvc repro --force prepare") from None
     images, labels = split.images, split.labels
     shapes = (images.shape[1:], labels.shape)
     if (images.dtype, labels.dtype) != (np.uint8, np.int64) or shapes != ((3, 32, 32), images.shape[:1]):

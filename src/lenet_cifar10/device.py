@@ -18,7 +18,7 @@ def choose(name: str) -> torch.device:
     """
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
-        raise UserError(f"train.launcher: started {processes} processes, expected one; use python")
+        raise UserError(f"params.yaml: train.launcher: started {processes} processes, expected one; use python")
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -28,11 +28,11 @@ def choose(name: str) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = device.index or 0
         if index >= count:
-            present = f"only {count}" if count else "none"
-            raise UserError(f"device: found {name}, but torch sees {present} of these GPUs here; use auto or cpu")
+            present = f"only {count} such GPUs" if count else "no such GPU"
+            raise UserError(f"params.yaml: device: found {name}, but torch sees {present} here; use auto or cpu")
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device: found mps, but torch sees no such GPU here; use auto or cpu")
+        raise UserError("params.yaml: device: found mps, but torch sees no such GPU here; use auto or cpu")
     return device
 
 

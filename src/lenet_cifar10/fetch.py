@@ -177,10 +177,14 @@ class _GrowingFile:
             _copy(self.path, target, self.sha256)  # onto another file system
 
     def close(self) -> None:
+        """Close the file, which goes if nothing has arrived."""
         self.file.close()
+        if not self.size:
+            self.path.unlink(missing_ok=True)
 
     def _no_room(self, error: OSError) -> UserError:
-        return _cannot_write(self.path.parent, error, None if self.total is None else self.total - self.size)
+        needed = None if self.total is None else self.total - self.size
+        return _cannot_write(self.path.parent, error, needed, kept="; what was received is kept")
 
 
 class _Pace:
@@ -510,7 +514,7 @@ _ADVICE = {
 }
 
 
-def _cannot_write(folder: Path, error: OSError, needed: int | None = None) -> UserError:
+def _cannot_write(folder: Path, error: OSError, needed: int | None = None, kept: str = "") -> UserError:
     """One line for a failure to write in `folder`, where so many more bytes were needed."""
     advice = _ADVICE.get(error.errno or 0)
     if advice is None:
@@ -518,9 +522,7 @@ def _cannot_write(folder: Path, error: OSError, needed: int | None = None) -> Us
     needs = "more bytes" if needed is None else f"{needed:,} more bytes"
     place = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(place).free
-    return UserError(
-        f"{folder}: {error.strerror}: {needs} needed, {free:,} free; what was received is kept: {advice} and run again"
-    )
+    return UserError(f"{folder}: {error.strerror}: {needs} needed, {free:,} free{kept}; {advice} and run again")
 
 
 def _megabytes(size: int) -> str:

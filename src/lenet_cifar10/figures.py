@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import FiguresSection
-from lenet_cifar10.records import replacing
 
 # Blue and orange of the Okabe-Ito palette, which stay apart for colour-blind readers.
 TRAIN_COLOUR, VALIDATION_COLOUR = "#0072B2", "#D55E00"
@@ -29,7 +28,9 @@ def read_table(path: Path, columns: Mapping[str, Collection[str] | None]) -> pd.
     """
     try:
         # As text first: a class may be called "None" or "NA", which pandas would take for a missing value.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False).loc[:, list(columns)]
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := [name for name in columns if name not in table]:
+            raise ValueError(f"it lacks the column {missing[0]}")
         for name, words in columns.items():
             if words is None:
                 table[name] = pd.to_numeric(table[name])
@@ -37,7 +38,7 @@ def read_table(path: Path, columns: Mapping[str, Collection[str] | None]) -> pd.
                 raise ValueError(f"column {name} holds {sorted(strange)[0]!r}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro, or git restore {path}") from None
-    except (ValueError, KeyError) as error:  # pandas raises kinds of these for what it can't parse
+    except ValueError as error:  # pandas raises kinds of it for what it can't parse
         reason = " ".join(str(error).split())
         raise UserError(f"{path}: is damaged ({reason}); run git restore {path}, or dvc repro --force") from None
     if table.empty:
@@ -121,8 +122,7 @@ def draw_images(images: NDArray[np.uint8], names: Sequence[str]) -> Figure:
 def save(figure: Figure, path: Path, section: FiguresSection) -> None:
     """Write a figure as PNG: the same bytes for the same figure (no date, no version of the program)."""
     FigureCanvasAgg(figure)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=section.dpi, metadata={"Software": None})
+    figure.savefig(path, format="png", dpi=section.dpi, metadata={"Software": None})
 
 
 def _shorten(name: str) -> str:

@@ -6,38 +6,48 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, safely on disk, once the block ends well.
+def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """Temporary paths beside `paths` that take their places together, safely on disk, once the block ends well.
 
-    If the block fails, the temporary file goes and what was at `path` stays as it was. Its name is always the
-    same, so what a killed process leaves is overwritten by the next one.
+    They exist at once, so that a folder that cannot be written is found before the work is done. If the block fails,
+    the temporary files go and what was at `paths` stays as it was. Their names are always the same, so what a killed
+    process leaves is overwritten by the next one.
+
+    Raises:
+        OSError: named after the path that could not be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporaries = tuple(path.with_name(f".{path.name}.part") for path in paths)
+    finals = {str(temporary): str(path) for temporary, path in zip(temporaries, paths, strict=True)}
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        temporary.replace(path)
-        _flush_to_disk(path.parent)
+        for path, temporary in zip(paths, temporaries, strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(b"")
+        yield temporaries
+        for temporary in temporaries:
+            _flush_to_disk(temporary)
+        for path, temporary in zip(paths, temporaries, strict=True):
+            temporary.replace(path)
+            _flush_to_disk(path.parent)
     except OSError as error:
-        if error.filename is None:  # a full disk does not say for which file
-            error.filename = str(path)
+        # A full disk does not say for which file.
+        error.filename = finals.get(str(error.filename), error.filename or ", ".join(map(str, paths)))
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            with suppress(OSError):
+                temporary.unlink()
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write values as indented JSON in the order given. NaN and infinity, which JSON has not, become null."""
-    with replacing(path) as temporary:
-        text = json.dumps(_without_nan(values), indent=2, allow_nan=False, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(_without_nan(values), indent=2, allow_nan=False, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
@@ -46,8 +56,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with replacing(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    path.write_text(text.getvalue(), encoding="utf-8")
 
 
 def _without_nan(value: Any) -> Any:
