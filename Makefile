@@ -7,7 +7,8 @@ GENERATED := data/generated.tar.gz
 
 # The recipe that is common for this network: Adam, dropout, flips, warps and colours at their published strengths.
 CLASSIC := \
-	--set-param train.optimizer=adam --set-param train.learning_rate=0.001 --set-param train.weight_decay=0 \
+	--set-param train.optimizer=adam --set-param train.momentum=0 \
+	--set-param train.learning_rate=0.001 --set-param train.weight_decay=0 \
 	--set-param train.schedule=constant --set-param train.warmup_fraction=0 --set-param train.batch_size=100 \
 	--set-param train.epochs=20 --set-param train.label_smoothing=0 --set-param train.averaging_decay=0 \
 	--set-param model.dropout=0.5 --set-param augment.flip_probability=0.5 --set-param augment.translation_pixels=0 \
@@ -46,8 +47,9 @@ demo: setup  ## Run all five stages on generated images, as the experiment "demo
 		--set-param 'data.urls=[$(GENERATED)]' \
 		--set-param data.sha256=$$sha256 \
 		--set-param data.validation_size=1000 \
-		--set-param train.epochs=5 \
-		--set-param train.batch_size=100
+		--set-param train.epochs=5 --set-param train.batch_size=100 \
+		--set-param train.optimizer=adamw --set-param train.momentum=0 \
+		--set-param train.learning_rate=0.006 --set-param train.weight_decay=0.05
 	@lenet-cifar10 show demo
 	@# The experiment twice: beside a workspace without results DVC would warn that there are none.
 	@echo "The plots page:" && dvc plots diff demo demo --out dvc_plots

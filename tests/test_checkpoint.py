@@ -19,6 +19,7 @@ from lenet_cifar10.checkpoint import load_weights, save_weights
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.model import LeNet
 from lenet_cifar10.params import ModelSection
+from lenet_cifar10.records import replacing
 
 NAMES = ("cat", "dog", "großer Hund")
 KEY = "lenet_cifar10"
@@ -166,7 +167,7 @@ def test_a_full_disk_keeps_the_file_of_before(path: Path) -> None:
     save_weights(path, make_network(seed=0), NAMES)
     before = path.read_bytes()
     path.with_name(f".{path.name}.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device"):
-        save_weights(path, make_network(seed=1), NAMES)
+    with pytest.raises(OSError, match="No space left on device"), replacing(path) as (temporary,):
+        save_weights(temporary, make_network(seed=1), NAMES)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

@@ -151,8 +151,8 @@ LABELS = np.zeros(2, np.int64)
         (b"noise" * 100, "is damaged"),
         (npz(images=IMAGES, labels=LABELS)[:5000], "is damaged"),
         (npz(images=IMAGES, labels=LABELS)[:-1], "is damaged"),
-        (npz(images=IMAGES), r"is damaged \(.*labels"),
-        (npz(images=IMAGES, labels=np.array([0, None])), r"is damaged \(Object arrays cannot be loaded"),
+        (npz(images=IMAGES), "is damaged, or not what prepare wrote"),
+        (npz(images=IMAGES, labels=np.array([0, None])), "is damaged, or not what prepare wrote"),
         (
             npz(images=IMAGES, labels=LABELS[:1]),
             r"found images uint8 \(2, 3, 32, 32\) and labels int64 \(1,\), expected",

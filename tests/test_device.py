@@ -68,10 +68,10 @@ def test_a_device_that_is_there_is_chosen(see_gpus: SeeGpus, name: str, cuda: in
 @pytest.mark.parametrize(
     ("name", "cuda", "message"),
     [
-        ("cuda", 0, "device: found cuda, but torch sees none of these GPUs here; use auto or cpu"),
-        ("cuda:7", 0, "device: found cuda:7, but torch sees none of these GPUs here"),
-        ("cuda:7", 2, "device: found cuda:7, but torch sees only 2 of these GPUs here"),
-        ("cuda:2", 2, "device: found cuda:2, but torch sees only 2 of these GPUs here"),
+        ("cuda", 0, "device: found cuda, but torch sees no such GPU here; use auto or cpu"),
+        ("cuda:7", 0, "device: found cuda:7, but torch sees no such GPU here"),
+        ("cuda:7", 2, "device: found cuda:7, but torch sees only 2 such GPUs here"),
+        ("cuda:2", 2, "device: found cuda:2, but torch sees only 2 such GPUs here"),
         ("mps", 0, "device: found mps, but torch sees no such GPU here; use auto or cpu"),
     ],
 )

@@ -36,9 +36,9 @@ def test_the_classic_recipe_is_the_published_one(pipeline: Project, generated: G
     pipeline.run(*WITHOUT_SETUP, "classic", f"SET={extra}")
     classic = experiments_of(pipeline)["classic"]
     expected = {
-        "train.optimizer": "adam", "train.learning_rate": 0.001, "train.weight_decay": 0, "train.schedule": "constant",
-        "train.warmup_fraction": 0, "train.batch_size": 100, "train.epochs": 1, "train.label_smoothing": 0,
-        "train.averaging_decay": 0, "model.dropout": 0.5, "augment.flip_probability": 0.5,
+        "train.optimizer": "adam", "train.momentum": 0, "train.learning_rate": 0.001, "train.weight_decay": 0,
+        "train.schedule": "constant", "train.warmup_fraction": 0, "train.batch_size": 100, "train.epochs": 1,
+        "train.label_smoothing": 0, "train.averaging_decay": 0, "model.dropout": 0.5, "augment.flip_probability": 0.5,
         "augment.translation_pixels": 0, "augment.rotation_degrees": 10, "augment.shear_degrees": 10,
         "augment.scale": 0.2, "augment.brightness": 0.2, "augment.contrast": 0.2, "augment.saturation": 0.2,
         "augment.border": "zero", "seed": 1,

@@ -60,20 +60,48 @@ def test_a_block_that_fails_before_it_writes_keeps_its_own_error(path: Path) -> 
 
 
 def test_missing_folders_are_made(tmp_path: Path) -> None:
-    write_json(tmp_path / "a" / "b" / "file.json", {})
-    assert (tmp_path / "a" / "b" / "file.json").read_text() == "{}\n"
+    path = tmp_path / "a" / "b" / "file"
+    with replacing(path) as (temporary,):
+        temporary.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path) -> None:
+    paths = [tmp_path / "one" / "first", tmp_path / "second"]
+    with replacing(*paths) as temporaries:
+        for temporary in temporaries:
+            temporary.write_text("old")
+    with pytest.raises(IsADirectoryError), replacing(*paths) as (first, _):
+        tmp_path.write_text(first.read_text() + "new")
+    assert [path.read_text() for path in paths] == ["old", "old"]
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == paths
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file")
+    with pytest.raises(OSError, match=r"folder'$"), replacing(tmp_path / "folder" / "file"):
+        pytest.fail("the block ran")
+
+
+def test_an_error_names_the_path_and_not_the_temporary_one(path: Path) -> None:
+    path.with_name(".file.part").mkdir()
+    with pytest.raises(OSError, match="Is a directory") as caught, replacing(path):
+        pytest.fail("the block ran")
+    assert caught.value.filename == str(path)
 
 
 def test_what_a_killed_process_left_is_overwritten(path: Path) -> None:
     (path.parent / ".file.part").write_text("a long rest of the process before")
-    write_json(path, {"a": 1})
+    with replacing(path) as (temporary,):
+        write_json(temporary, {"a": 1})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.usefixtures("umask_027")
 def test_the_mode_follows_the_umask(path: Path) -> None:
-    write_json(path, {})
+    with replacing(path) as (temporary,):
+        write_json(temporary, {})
     assert path.stat().st_mode & 0o777 == 0o640
 
 
@@ -82,7 +110,8 @@ def test_a_linked_file_is_replaced_and_not_written_through(path: Path) -> None:
     cached = path.with_name("cached")
     cached.write_text("old")
     path.symlink_to(cached)
-    write_json(path, {})
+    with replacing(path) as (temporary,):
+        write_json(temporary, {})
     assert cached.read_text() == "old"
     assert not path.is_symlink()
 

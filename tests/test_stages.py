@@ -50,7 +50,13 @@ def test_a_stage_called_by_hand_writes_the_same_bytes_again(pipeline: Project, s
 @pytest.mark.parametrize("stage", STAGES)
 def test_each_stage_checks_all_of_the_parameters_first(pipeline: Project, stage: str) -> None:
     pipeline.change_params(
-        {"train.epochs": "ten", "augment.scale": 2, "data.split_sead": 1, "figures.dpi": True, "train.momentum": 0.9}
+        {
+            "train.epochs": "ten",
+            "augment.scale": 2,
+            "data.split_sead": 1,
+            "figures.dpi": True,
+            "train.optimizer": "adamw",
+        }
     )
     expect_refusal(
         pipeline,

@@ -155,7 +155,7 @@ def test_a_queued_experiment_runs_the_code_it_was_queued_with(pipeline: Project)
 
 def test_lost_outputs_come_back_by_checkout_and_restore(pipeline: Project) -> None:
     good = {name: pipeline.read(name) for name in ("data/model/lenet.safetensors", "plots/history.csv")}
-    pipeline.change_params({"train.learning_rate": 100.0, "train.optimizer": "sgd"})
+    pipeline.change_params({"train.learning_rate": 100.0, "train.weight_decay": 10.0})
     failed = pipeline.run("dvc", "repro", check=False)
     assert failed.status == 255
     assert "training has diverged" in failed.text

@@ -34,8 +34,10 @@ def read_table(path: Path, columns: Mapping[str, Collection[str] | None]) -> pd.
         for name, words in columns.items():
             if words is None:
                 table[name] = pd.to_numeric(table[name])
+                if np.isnan(table[name].to_numpy(float)).any():  # a row was cut off
+                    raise ValueError(f"column {name} has a gap")
             elif strange := set(table[name]) - set(words):
-                raise ValueError(f"column {name} holds {sorted(strange)[0]!r}")
+                raise ValueError(f"column {name} holds {sorted(map(str, strange))[0]!r}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro, or git restore {path}") from None
     except ValueError as error:  # pandas raises kinds of it for what it can't parse

@@ -45,7 +45,10 @@ def _shown(value: object) -> str:
 def _read(path: str, revision: str | None, keys: Sequence[str]) -> Any:
     place = path if revision is None else f"{path} in {revision}"
     try:
-        values = json.loads(dvc.api.read(path, repo=Repo.find_root(), rev=revision))
+        root = Repo.find_root()
+        values = json.loads(
+            (Path(root) / path).read_text() if revision is None else dvc.api.read(path, repo=root, rev=revision)
+        )
     except NotDvcRepoError:
         raise UserError(f"{Path.cwd()}: is in no DVC project; run this in the project's folder") from None
     except RevError:
@@ -54,7 +57,7 @@ def _read(path: str, revision: str | None, keys: Sequence[str]) -> Any:
         raise UserError(f"{place}: is not there; run dvc repro, or name a commit or experiment that has it") from None
     except ValueError as error:
         raise UserError(f"{place}: is not JSON ({error}); run dvc repro evaluate") from None
-    if not isinstance(values, dict) or (missing := [key for key in keys if key not in values]):
-        lack = "is no set of figures" if not isinstance(values, dict) else f"has no {', '.join(missing)}"
-        raise UserError(f"{place}: {lack}, so this project did not write it; run dvc repro")
+    missing = [key for key in keys if not isinstance(values, dict) or key not in values]
+    if missing:
+        raise UserError(f"{place}: has no {', '.join(missing)}, so this project did not write it; run dvc repro")
     return values
