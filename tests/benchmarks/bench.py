@@ -59,6 +59,7 @@ CLASSIC = {
     "model": {"dropout": 0.5},
     "train": {
         "optimizer": "adam",
+        "momentum": 0.0,
         "learning_rate": 0.001,
         "weight_decay": 0.0,
         "schedule": "constant",
