@@ -28,7 +28,7 @@ REPEATABLE = settings(deadline=None, derandomize=True, database=None)
 
 def make_network(seed: int = 0) -> LeNet:
     torch.manual_seed(seed)
-    return LeNet(ModelSection(dropout=0.5), len(NAMES))
+    return LeNet(ModelSection(dropout=0.5, first_layer="learned"), len(NAMES))
 
 
 def file_with(metadata: dict[str, str] | None = None, **changes: Tensor | None) -> bytes:

@@ -77,7 +77,7 @@ def test_the_size_of_the_parts_does_not_change_the_predictions(monkeypatch: pyte
 
 
 def test_the_size_of_the_parts_changes_the_network_s_logits_by_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, images = LeNet(ModelSection(dropout=0.5), 10), make_images(20)
+    network, images = LeNet(ModelSection(dropout=0.5, first_layer="learned"), 10), make_images(20)
     whole = evaluation.predict(network, images)
     monkeypatch.setattr(evaluation, "IMAGES_AT_ONCE", 7)
     torch.testing.assert_close(evaluation.predict(network, images), whole)
@@ -92,7 +92,9 @@ def test_prediction_is_in_eval_mode_and_restores_the_mode(mode: bool) -> None:
 
 
 def test_prediction_keeps_no_gradients() -> None:
-    assert not evaluation.predict(LeNet(ModelSection(dropout=0.0), 10), make_images(2)).requires_grad
+    assert not evaluation.predict(
+        LeNet(ModelSection(dropout=0.0, first_layer="learned"), 10), make_images(2)
+    ).requires_grad
 
 
 def test_with_flips_the_logits_are_the_mean_of_an_image_and_its_mirror_image() -> None:

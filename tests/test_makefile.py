@@ -38,7 +38,8 @@ def test_the_classic_recipe_is_the_published_one(pipeline: Project, generated: G
     expected = {
         "train.optimizer": "adam", "train.momentum": 0, "train.learning_rate": 0.001, "train.weight_decay": 0,
         "train.schedule": "constant", "train.warmup_fraction": 0, "train.batch_size": 100, "train.epochs": 1,
-        "train.label_smoothing": 0, "train.averaging_decay": 0, "model.dropout": 0.5, "augment.flip_probability": 0.5,
+        "train.label_smoothing": 0, "train.averaging_decay": 0, "model.dropout": 0.5,
+        "model.first_layer": "learned", "augment.flip_probability": 0.5,
         "augment.translation_pixels": 0, "augment.rotation_degrees": 10, "augment.shear_degrees": 10,
         "augment.scale": 0.2, "augment.brightness": 0.2, "augment.contrast": 0.2, "augment.saturation": 0.2,
         "augment.border": "zero", "seed": 1,

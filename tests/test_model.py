@@ -6,13 +6,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision import transforms
 
-from lenet_cifar10.model import LeNet, normalize
+from lenet_cifar10.model import LeNet, normalize, whitening_filters
 from lenet_cifar10.params import ModelSection
 
 
 def make_network(dropout: float = 0.0, classes: int = 10) -> LeNet:
     torch.manual_seed(0)
-    return LeNet(ModelSection(dropout=dropout), classes)
+    return LeNet(ModelSection(dropout=dropout, first_layer="learned"), classes)
 
 
 @pytest.fixture
@@ -75,6 +75,48 @@ def test_normalization_is_that_of_torchvision_to_the_bit() -> None:
 
 def test_normalized_images_are_channels_last_in_memory(images: Tensor) -> None:
     assert normalize(images).is_contiguous(memory_format=torch.channels_last)
+
+
+def smooth_images(count: int) -> Tensor:
+    """Images whose neighbouring pixels resemble each other, as in photographs."""
+    coarse = torch.rand(count, 3, 5, 5, generator=torch.Generator().manual_seed(2))
+    return functional.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 1).mul(255).to(torch.uint8)
+
+
+def test_whitening_filters_give_uncorrelated_values_of_mean_square_1() -> None:
+    images = smooth_images(200)
+    filters = whitening_filters(images)
+    assert filters.shape == (16, 3, 3, 3)
+    assert filters.dtype == torch.float32
+    # On noise the filters would not: the constant added to each mean square is small beside those of such images only.
+    given = functional.conv2d(normalize(images), filters[:8]).transpose(0, 1).flatten(1).double()
+    torch.testing.assert_close(given @ given.T / given.shape[1], torch.eye(8).double(), rtol=0, atol=0.15)
+
+
+def test_whitening_filters_are_the_largest_components_with_both_signs() -> None:
+    images = smooth_images(50)
+    filters = whitening_filters(images)
+    assert torch.equal(filters[8:], -filters[:8])
+    patches = normalize(images).unfold(2, 3, 1).unfold(3, 3, 1).permute(0, 2, 3, 1, 4, 5).reshape(-1, 27).double()
+    squares = torch.linalg.svdvals(patches).square()[:8] / len(patches)  # another way to the same components
+    norms = filters[:8].flatten(1).double().norm(dim=1).flip(0)
+    torch.testing.assert_close(norms, (squares + 0.0005).rsqrt(), rtol=0.001, atol=0)
+
+
+def test_images_without_contrast_give_finite_filters() -> None:
+    assert whitening_filters(torch.full((4, 3, 32, 32), 128, dtype=torch.uint8)).isfinite().all()
+
+
+def test_a_whitened_first_layer_has_no_bias_and_does_not_learn(images: Tensor) -> None:
+    network = make_network()
+    network.whiten_first_layer(images)
+    assert torch.equal(network.conv1.weight, whitening_filters(images))
+    assert not network.state_dict()["conv1.bias"].any()
+    network(images).sum().backward()
+    learning = {name for name, values in network.named_parameters() if values.grad is not None}
+    assert learning == {
+        f"{layer}.{kind}" for layer in ("conv2", "conv3", "hidden", "output") for kind in ("weight", "bias")
+    }
 
 
 def test_dropout_is_off_in_eval_mode(images: Tensor) -> None:

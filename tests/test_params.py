@@ -104,7 +104,7 @@ def test_every_mistake_is_told_at_once_one_line_each() -> None:
         ("data__sha256", "abc", 'data.sha256: found "abc", expected 64 lower-case hexadecimal digits, in quotes'),
         ("data__sha256", 0, "data.sha256: found 0, expected 64 lower-case hexadecimal digits, in quotes"),
         ("augment__border", "wrap", 'augment.border: found "wrap", expected one of zero, reflect'),
-        ("model", None, "model: found nothing, expected a section with the keys dropout"),
+        ("model", None, "model: found nothing, expected a section with the keys dropout, first_layer"),
         ("model__dropout", 1, "model.dropout: found 1, expected a number from 0, below 1"),
         ("train__learning_rate", True, "train.learning_rate: found true, expected a number above 0, up to 100"),
         ("train__learning_rate", math.nan, "train.learning_rate: found nan, expected a number above 0, up to 100"),
@@ -144,7 +144,7 @@ def test_a_long_value_is_cut_to_a_line() -> None:
     [
         ("train__learningrate", "train.learningrate: unknown key; did you mean learning_rate?"),
         ("train__Epochs", "train.Epochs: unknown key; did you mean epochs?"),
-        ("model__width", "model.width: unknown key; known keys here: dropout"),
+        ("model__width", "model.width: unknown key; known keys here: dropout, first_layer"),
         ("trian", "trian: unknown key; did you mean train?"),
     ],
 )
@@ -155,7 +155,7 @@ def test_an_unknown_key_is_told_with_a_near_name_or_all_names(key: str, advice: 
 def test_a_number_as_a_key_is_an_unknown_key() -> None:
     values = values_with()
     values["model"][1] = 2
-    assert mistakes_in(values) == ["params.yaml: model.1: unknown key; known keys here: dropout"]
+    assert mistakes_in(values) == ["params.yaml: model.1: unknown key; known keys here: dropout, first_layer"]
 
 
 def test_momentum_with_an_optimizer_that_has_none_is_refused() -> None:

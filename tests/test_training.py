@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from lenet_cifar10 import augment, training
 from lenet_cifar10.dataset import Split
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.evaluation import predict, score
-from lenet_cifar10.model import LeNet
+from lenet_cifar10.model import LeNet, whitening_filters
 from lenet_cifar10.params import AugmentSection, ModelSection, TrainSection
 from lenet_cifar10.randomness import generator_for
 from lenet_cifar10.training import EpochRecord, Training, learning_rate_at
@@ -29,6 +29,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 CLASSES = 4
+FirstLayer = Literal["learned", "whitened"]
 CPU = torch.device("cpu")
 STILL = AugmentSection(
     flip_probability=0,
@@ -88,10 +89,11 @@ def start(
     seed: int = 0,
     augmentation: AugmentSection = STILL,
     dropout: float = 0.0,
+    first_layer: FirstLayer = "learned",
     device: torch.device = CPU,
     **changes: Any,
 ) -> Training:
-    model_section = ModelSection(dropout=dropout)
+    model_section = ModelSection(dropout=dropout, first_layer=first_layer)
     return Training(
         SET,
         VALIDATION,
@@ -227,6 +229,16 @@ def test_training_equals_a_plain_loop_but_for_rounding(optimizer: str, momentum:
 def test_without_averaging_the_network_s_own_weights_are_kept() -> None:
     run = start(averaging_decay=0.0)
     assert run.kept is run.network
+
+
+def test_a_whitened_first_layer_stays_as_it_was_made_while_the_rest_learns() -> None:
+    run = start(first_layer="whitened")
+    before = {name: values.clone() for name, values in run.network.state_dict().items()}
+    assert torch.equal(before["conv1.weight"], whitening_filters(torch.from_numpy(SET.images)))
+    list(run.run())
+    for network in (run.network, run.kept):
+        changed = {name for name, values in network.state_dict().items() if not torch.equal(values, before[name])}
+        assert changed == before.keys() - {"conv1.weight", "conv1.bias"}
 
 
 def test_validation_figures_are_those_of_the_weights_kept() -> None:
@@ -398,7 +410,7 @@ def test_a_whole_epoch_on_a_gpu_mixes_no_devices_and_never_waits(monkeypatch: py
         with run.device:
             run.images = torch.empty(len(SET), 3, 32, 32, dtype=torch.uint8)
             run.labels = torch.empty(len(SET), dtype=torch.int64)
-            run.network, run.kept = (LeNet(ModelSection(dropout=0.5), CLASSES) for _ in range(2))
+            run.network, run.kept = (LeNet(ModelSection(dropout=0.5, first_layer="learned"), CLASSES) for _ in range(2))
         run.optimizer = training._make_optimizer(run.network, run.section)
         for parameter in run.network.parameters():
             parameter.grad = torch.zeros_like(parameter)
@@ -413,10 +425,12 @@ def test_reading_a_value_within_a_step_would_be_found() -> None:
         torch.empty((), device="cuda").item()
 
 
+@pytest.mark.parametrize("first_layer", ["learned", "whitened"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_a_whole_epoch_with_gradients_runs_away_from_the_cpu(optimizer: str) -> None:
+def test_a_whole_epoch_with_gradients_runs_away_from_the_cpu(optimizer: str, first_layer: FirstLayer) -> None:
     """On torch's device without memory, which like a GPU accepts no tensor of another device."""
-    run = start(augmentation=MOVING, dropout=0.5, device=torch.device("meta"), optimizer=optimizer)
+    meta = torch.device("meta")
+    run = start(augmentation=MOVING, dropout=0.5, first_layer=first_layer, device=meta, optimizer=optimizer)
     for group in run.optimizer.param_groups:
         group["fused"] = False  # the fused forms are for devices with memory only
     assert {value.device.type for value in run._take_steps(1, after_step=lambda: None)} == {"meta"}

@@ -39,7 +39,7 @@ def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
         raise UserError(
             f"{path}: is no safetensors file ({error}); run dvc checkout, or dvc repro --force train"
         ) from None
-    network = LeNet(ModelSection(dropout=0.0), len(class_names))
+    network = LeNet(ModelSection(dropout=0.0, first_layer="learned"), len(class_names))
     expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
     found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
     for name in sorted(expected.keys() | found.keys()):

@@ -6,6 +6,8 @@ from torch.nn import functional
 
 from lenet_cifar10.params import ModelSection
 
+_WHITENING_FLOOR = 0.0005  # added to a component's mean square, lest one that hardly occurs be blown up
+
 
 class LeNet(nn.Module):
     """Three convolutions, each with max-pooling and ReLU, then two linear layers: 541,094 parameters at ten classes.
@@ -23,6 +25,14 @@ class LeNet(nn.Module):
         self.hidden = nn.Linear(64 * 4 * 4, 500)
         self.output = nn.Linear(500, classes)
 
+    def whiten_first_layer(self, images: Tensor) -> None:
+        """Take the filters of `whitening_filters` for the first layer, without bias, and stop it from learning.
+
+        Its gradients, and those of its pooling, which work on the largest arrays, need not be computed then.
+        """
+        self.conv1.load_state_dict({"weight": whitening_filters(images), "bias": torch.zeros(16)})
+        self.conv1.requires_grad_(False)
+
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (N, 3, 32, 32) -> logits (N, classes)."""
         features = normalize(images)
@@ -31,6 +41,20 @@ class LeNet(nn.Module):
             features = functional.relu(functional.max_pool2d(convolution(features), 2))
         hidden = functional.relu(self.hidden(features.flatten(1)))
         return self.output(functional.dropout(hidden, self.dropout, self.training))
+
+
+def whitening_filters(images: Tensor) -> Tensor:
+    """uint8 images (N, 3, H, W) -> 16 filters, float32 (16, 3, 3, 3), of which the last eight negate the first.
+
+    The eight are the principal components of the images' normalized 3x3 patches, scaled so that what they give has a
+    mean square of 1; both signs, because ReLU keeps only one of them. After D. Page, "How to train your ResNet"
+    (2019), and K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024).
+    """
+    patches = functional.unfold(normalize(images), kernel_size=3)  # (N, 27, positions)
+    moments = (patches @ patches.mT).double().mean(dim=0) / patches.shape[2]
+    values, vectors = torch.linalg.eigh(moments)
+    components = (vectors / (values + _WHITENING_FLOOR).sqrt())[:, -8:].mT.reshape(8, 3, 3, 3).float()
+    return torch.cat([components, -components])
 
 
 def normalize(images: Tensor) -> Tensor:

@@ -68,9 +68,10 @@ class AugmentSection(Section):
 
 
 class ModelSection(Section):
-    """The network's only free choice: its layers are fixed."""
+    """What is free in the network: its layers are fixed."""
 
     dropout: float = _number_below(0, 1)
+    first_layer: Literal["learned", "whitened"] = _word("learned", "whitened")
 
 
 class TrainSection(Section):

@@ -56,7 +56,7 @@ CLASSIC = {
         "saturation": 0.2,
         "border": "zero",
     },
-    "model": {"dropout": 0.5},
+    "model": {"dropout": 0.5, "first_layer": "learned"},
     "train": {
         "optimizer": "adam",
         "momentum": 0.0,
@@ -132,9 +132,9 @@ def compare(ours: Callable[[], object], theirs: Callable[[], object], runs: int)
     return median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs)
 
 
-def make_params(*changes: dict[str, dict[str, Any]]) -> Params:
-    """The parameters of params.yaml with some sections' values replaced."""
-    values = Params.load(ROOT / "params.yaml").model_dump()
+def make_params(*changes: dict[str, dict[str, Any]], seed: int = 0) -> Params:
+    """The parameters of params.yaml with another seed and some sections' values replaced."""
+    values: dict[str, Any] = Params.load(ROOT / "params.yaml").model_dump() | {"seed": seed}
     for change in changes:
         for section, settings in change.items():
             values[section] |= settings
@@ -376,6 +376,12 @@ def measure_all(size: Size) -> Iterator[Table]:
         yield measure_gpu(split, validation, size)
 
 
+def describe_data() -> str:
+    """Which archive the images of data/prepared come from."""
+    digest = make_params().data.sha256
+    return f"{'CIFAR-10' if digest.startswith('6d958be0') else 'the images of the archive'} (SHA-256 {digest[:8]}…)"
+
+
 def describe_machine() -> str:
     """What the figures were taken on."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -398,7 +404,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="fewer, generated images; under two minutes")
     size = SHORT if parser.parse_args().short else FULL
     device.make_repeatable(make_params().train.threads)
-    parts = ["# Benchmarks", f"Made by `make bench` on {describe_machine()}."]
+    parts = ["# Benchmarks", f"Made by `make bench` on {describe_data()}; {describe_machine()}."]
     for table in measure_all(size):
         parts.append(str(table))
         print(f"\n{table}", flush=True)
