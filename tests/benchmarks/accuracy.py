@@ -37,7 +37,7 @@ RECIPE_SEEDS, ABLATION_SEEDS = range(5), range(3)
 RECIPES: dict[str, Values] = {"default": {}, "classic": CLASSIC}
 ABLATION: dict[str, Values] = {
     "the default recipe": {},
-    "first layer learned": {"model": {"first_layer": "learned"}},
+    "whitened first layer": {"model": {"first_layer": "whitened"}},
     "no dropout": {"model": {"dropout": 0.0}},
     "no label smoothing": {"train": {"label_smoothing": 0.0}},
     "no averaging of the weights": {"train": {"averaging_decay": 0.0}},

@@ -77,6 +77,7 @@ SHORT_RECIPE = {
     "train.label_smoothing": 0.0,
     "train.averaging_decay": 0.0,
     "model.dropout": 0.0,
+    "model.first_layer": "whitened",
     "augment.translation_pixels": 1,
     "augment.rotation_degrees": 0,
     "augment.shear_degrees": 0,
@@ -195,8 +196,15 @@ def measure_epochs(split: Split, validation: Split, size: Size) -> Table:
     baseline = Baseline(split, validation, 10, workers)
     forms = ", ".join(f"{count} workers {taken:.1f} s" for count, taken in seconds.items())
     rows = []
-    for name, changes in (("default recipe", {}), ("the baseline's own recipe", CLASSIC)):
-        params = make_params(changes, {"train": {"epochs": 1000}})
+    whitened = {"model": {"first_layer": "whitened"}}
+    recipes = {
+        "default recipe": ({},),
+        "default recipe, whitened first layer": (whitened,),
+        "the baseline's own recipe": (CLASSIC,),
+        "the baseline's own recipe, whitened first layer": (CLASSIC, whitened),
+    }
+    for name, changes in recipes.items():
+        params = make_params(*changes, {"train": {"epochs": 1000}})
         training = make_training(split, validation, params, torch.device("cpu"))
         epochs = iter(range(1, 1000))
         a, b, ratio = compare(
