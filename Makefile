@@ -21,7 +21,7 @@ CLASSIC := \
 forget = if dvc exp list --name-only | grep --quiet --line-regexp $(1); then dvc exp remove --quiet $(1); fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro classic test bench bench-short accuracy lint check lock clean
+.PHONY: help setup demo repro classic test bench bench-short accuracy chaos lint check lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -75,6 +75,9 @@ bench-short: setup  ## The same on fewer images, under two minutes
 
 accuracy: setup  ## Measure what the recipe and each knob reach, five and three seeds (after make repro; over an hour)
 	PYTHONPATH=tests python -m benchmarks.accuracy
+
+chaos: setup  ## Kill 60 runs at random moments and compare what comes out (ten minutes)
+	PYTHONPATH=tests python -m chaos
 
 lint: setup  ## Check style, format and types
 	ruff check

@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
-from lenet_cifar10 import errors
+from lenet_cifar10 import errors, interruption
+
+interruption.answer_signals()
+
 from lenet_cifar10.fetch import fetch
 from lenet_cifar10.params import Params
 

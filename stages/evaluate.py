@@ -1,44 +1,43 @@
 """Evaluate: weights and test images -> metrics/test.json, plots/predictions.csv, plots/per_class.csv."""
 
+import os
 from pathlib import Path
+
+from lenet_cifar10 import errors, interruption
+
+interruption.answer_signals()
 
 import torch
 
-from lenet_cifar10 import dataset, device, errors, evaluation
-from lenet_cifar10.checkpoint import load_weights
+from lenet_cifar10 import dataset, device, evaluation
+from lenet_cifar10.checkpoint import discard_finished
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing, write_csv, write_json
 from lenet_cifar10.terminal import say
+from lenet_cifar10.weights import load_weights
 
+WEIGHTS, TEST = Path("data/model/lenet.safetensors"), Path("data/prepared/test.npz")
+CHECKPOINTS = Path(os.environ.get("DVC_ROOT", ".")) / ".resume/checkpoints"
 OUTPUTS = [Path(name) for name in ("metrics/test.json", "plots/predictions.csv", "plots/per_class.csv")]
 
 
 def main() -> None:
     """Score the weights on the test set, once."""
     params = Params.load(Path("params.yaml"))
-    chosen = device.choose(params.device)
-    device.make_repeatable(params.train.threads)
-    network, class_names = load_weights(Path("data/model/lenet.safetensors"))
+    chosen = device.prepare(params.device, params.train.threads)
+    network, class_names = load_weights(WEIGHTS)
     network = network.to(chosen).to(memory_format=torch.channels_last)
-    test = dataset.load(Path("data/prepared/test.npz"), len(class_names))
+    discard_finished(CHECKPOINTS, WEIGHTS)  # this stage runs, so DVC has the weights
+    test = dataset.load(TEST, len(class_names))
     images, labels = torch.from_numpy(test.images).to(chosen), torch.from_numpy(test.labels)
     logits = evaluation.predict(network, images)
-    scores = evaluation.score(logits, labels)
-    metrics: dict[str, object] = {"loss": scores.loss, "accuracy": scores.accuracy}
-    if params.evaluate.test_time_flips:
-        with_flips = evaluation.predict_with_flips(network, images)
-        metrics["accuracy_with_flips"] = evaluation.score(with_flips, labels).accuracy
-    per_class = dict(zip(class_names, evaluation.score_classes(logits, labels), strict=True))
-    predicted, confidence = (values.tolist() for values in evaluation.confidences(logits))
-    rows = [
-        {"index": index, "actual": class_names[actual], "predicted": class_names[label], "confidence": round(share, 6)}
-        for index, (actual, label, share) in enumerate(zip(test.labels, predicted, confidence, strict=True))
-    ]
+    with_flips = evaluation.predict_with_flips(network, images) if params.evaluate.test_time_flips else None
+    metrics = evaluation.summarize(logits, labels, class_names, with_flips)
     with replacing(*OUTPUTS) as (test_json, predictions_csv, per_class_csv):
-        write_json(test_json, metrics | {"per_class": per_class})
-        write_csv(predictions_csv, rows)
-        write_csv(per_class_csv, [{"class": name, "accuracy": share} for name, share in per_class.items()])
-    say(f"test accuracy {scores.accuracy:.4f}, loss {scores.loss:.4f} on {len(test):,} images")
+        write_json(test_json, metrics)
+        write_csv(predictions_csv, evaluation.tabulate_predictions(logits, labels, class_names))
+        write_csv(per_class_csv, [{"class": name, "accuracy": share} for name, share in metrics["per_class"].items()])
+    say(f"test accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on {len(test):,} images")
 
 
 if __name__ == "__main__":

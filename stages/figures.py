@@ -2,16 +2,19 @@
 
 from pathlib import Path
 
+from lenet_cifar10 import errors, interruption
+
+interruption.answer_signals()
+
 import torch
 
-from lenet_cifar10 import augment, dataset, errors, figures
+from lenet_cifar10 import augment, dataset, figures
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing
 from lenet_cifar10.terminal import say
 from lenet_cifar10.training import plan_epoch
 
-PREPARED = Path("data/prepared")
-PICTURES = Path("plots/images")
+PREPARED, PICTURES = Path("data/prepared"), Path("plots/images")
 EXAMPLES = 20
 
 
@@ -20,12 +23,10 @@ def main() -> None:
     params = Params.load(Path("params.yaml"))
     class_names = dataset.load_class_names(PREPARED / "classes.json")
     training = dataset.load(PREPARED / "train.npz", len(class_names))
-
     # The first images of the first epoch, as train augments them.
     order, draws = plan_epoch(len(training), params.seed, 1, params.augment)
     examples = training[order[:EXAMPLES].numpy()]
     seen = augment.apply(torch.from_numpy(examples.images), draws[:EXAMPLES], params.augment.border).numpy()
-
     curves = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
     history = figures.read_table(Path("plots/history.csv"), dict.fromkeys(("epoch", *curves)))
     predictions = figures.read_table(Path("plots/predictions.csv"), {"actual": class_names, "predicted": class_names})

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
-from lenet_cifar10 import archive, dataset, errors
+from lenet_cifar10 import errors, interruption
+
+interruption.answer_signals()
+
+from lenet_cifar10 import archive, dataset
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing
 from lenet_cifar10.terminal import say

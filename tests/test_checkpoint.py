@@ -1,173 +1,235 @@
-"""Weights are read back to the bit, and nothing else is read."""
+"""A checkpoint is read back to the bit, and nothing else is taken for one."""
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save
-from torch import Tensor
 
 from lenet_cifar10 import checkpoint
-from lenet_cifar10.checkpoint import load_weights, save_weights
-from lenet_cifar10.errors import UserError
-from lenet_cifar10.model import LeNet
-from lenet_cifar10.params import ModelSection
-from lenet_cifar10.records import replacing
+from lenet_cifar10.checkpoint import Checkpoint, Checkpoints, discard_finished
+from lenet_cifar10.weights import MisfitError
 
-NAMES = ("cat", "dog", "großer Hund")
-KEY = "lenet_cifar10"
+NAME, OTHER = "a" * 64, "b" * 64
+STATE = {"weight": torch.arange(12.0).reshape(3, 4) / 7, "step": torch.tensor(5.0)}
+HISTORY = [{"epoch": 1, "loss": 0.1 + 0.2}, {"epoch": 2, "loss": 1e-300}]
 REPEATABLE = settings(deadline=None, derandomize=True, database=None)
 
 
-def make_network(seed: int = 0) -> LeNet:
-    torch.manual_seed(seed)
-    return LeNet(ModelSection(dropout=0.5, first_layer="learned"), len(NAMES))
-
-
-def file_with(metadata: dict[str, str] | None = None, **changes: Tensor | None) -> bytes:
-    """A file as save_weights writes it, but for the changed tensors; None leaves one out."""
-    tensors = {**make_network().state_dict(), **{name.replace("__", "."): tensor for name, tensor in changes.items()}}
-    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    return save(kept, {KEY: json.dumps({"class_names": NAMES})} if metadata is None else metadata)
-
-
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "lenet.safetensors"
+def checkpoints(tmp_path: Path) -> Checkpoints:
+    """A run that has written a checkpoint."""
+    written = Checkpoints(tmp_path / "checkpoints", NAME)
+    written.write(Checkpoint(STATE, HISTORY))
+    return written
 
 
-def test_weights_and_class_names_are_read_back_to_the_bit(path: Path) -> None:
-    network = make_network().to(memory_format=torch.channels_last)
-    save_weights(path, network, NAMES)
-    loaded, names = load_weights(path)
-    assert names == NAMES
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor), name
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    run = Checkpoints(tmp_path_factory.mktemp("checkpoints"), NAME)
+    run.write(Checkpoint(STATE, HISTORY))
+    return run.path.read_bytes()
 
 
-def test_the_loaded_network_predicts_the_same_and_is_in_eval_mode(path: Path) -> None:
-    network, images = make_network().eval(), torch.arange(3072, dtype=torch.int64).to(torch.uint8).reshape(1, 3, 32, 32)
-    save_weights(path, network, NAMES)
-    loaded, _ = load_weights(path)
-    assert not loaded.training
-    assert torch.equal(loaded(images), network(images))
+def sealed(data: bytes) -> bytes:
+    return data + hashlib.sha256(data).digest()
 
 
-def test_the_same_weights_are_the_same_bytes_in_another_process(path: Path, tmp_path: Path) -> None:
-    save_weights(path, make_network(), NAMES)
-    code = (
-        "import sys; from pathlib import Path; from lenet_cifar10.checkpoint import load_weights, save_weights\n"
-        "save_weights(Path(sys.argv[2]), *load_weights(Path(sys.argv[1])))"
-    )
-    again = tmp_path / "again.safetensors"
-    source = str(Path(checkpoint.__file__).parent.parent)
-    subprocess.run([sys.executable, "-c", code, path, again], env={"PYTHONPATH": source}, check=True)
-    assert again.read_bytes() == path.read_bytes()
+def try_to_read(folder: Path, content: bytes) -> Checkpoint | str | None:
+    """The checkpoint, or why it is none."""
+    run = Checkpoints(folder, NAME)
+    folder.mkdir(exist_ok=True)
+    run.path.write_bytes(content)
+    try:
+        return run.read()
+    except MisfitError as error:
+        return str(error)
 
 
-def test_a_missing_file_is_told_with_what_to_do(path: Path) -> None:
-    with pytest.raises(UserError, match=r"lenet\.safetensors: no such file; run dvc repro train, or dvc checkout"):
-        load_weights(path)
+def test_state_and_history_are_read_back_to_the_bit(checkpoints: Checkpoints) -> None:
+    found = checkpoints.read()
+    assert found is not None
+    assert found.history == HISTORY
+    assert found.tensors.keys() == STATE.keys()
+    assert all(torch.equal(found.tensors[name], tensor) for name, tensor in STATE.items())
 
 
-def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no safetensors file"):
-        load_weights(tmp_path)
+def test_where_nothing_was_written_there_is_none(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "nowhere", NAME).read() is None
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\0" * 8, b"noise" * 100, file_with()[:100], file_with()[:-1], file_with() + b"\0"],
-    ids=["empty", "zeros", "noise", "cut header", "cut end", "more at the end"],
-)
-def test_a_file_that_is_no_safetensors_is_refused(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"lenet\.safetensors: is no safetensors file \(.+run dvc checkout"):
-        load_weights(path)
+def test_the_same_checkpoint_is_the_same_bytes(checkpoints: Checkpoints, good: bytes) -> None:
+    assert checkpoints.path.read_bytes() == good
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"output__bias": None}, r"tensor output\.bias: found nothing, expected torch\.float32 \(3,\)"),
-        ({"another": torch.zeros(1)}, r"tensor another: found torch\.float32 \(1,\), expected nothing"),
-        ({"output__bias": torch.zeros(4)}, r"tensor output\.bias: found torch\.float32 \(4,\), expected .* \(3,\)"),
-        (
-            {"output__bias": torch.zeros(3).double()},
-            r"output\.bias: found torch\.float64 \(3,\), expected torch\.float32",
-        ),
-        ({"conv1__bias": torch.zeros(16).bfloat16()}, r"conv1\.bias: found torch\.bfloat16"),
-    ],
-)
-def test_other_tensors_than_the_network_s_are_refused(path: Path, changes: dict[str, Any], message: str) -> None:
-    path.write_bytes(file_with(**changes))
-    with pytest.raises(UserError, match=message + ".*; these are not this network's weights; run dvc checkout"):
-        load_weights(path)
+def test_the_checkpoint_of_another_run_is_none(checkpoints: Checkpoints) -> None:
+    other = Checkpoints(checkpoints.folder, OTHER)
+    assert other.read() is None
+    checkpoints.path.rename(other.path)
+    with pytest.raises(MisfitError, match="of another run"):
+        other.read()
 
 
 @pytest.mark.parametrize(
     "metadata",
     [
-        {},
-        {"format": "pt"},
-        {KEY: ""},
-        {KEY: "3"},
-        {KEY: '["class_names"]'},
-        {KEY: '{"names": ["a", "b"]}'},
-        {KEY: '{"class_names": "abc"}'},
-        {KEY: '{"class_names": ["a", 1, null]}'},
-        {KEY: '{"class_names": ["one"]}'},
-        {KEY: '{"class_names": ["a", "a", "b"]}'},
-        {KEY: '{"class_names": ["a", "b", "c\\u001b[31m"]}'},
-        {KEY: '{"class_names": ["a", "b", "\\ud800"]}'},
-        {KEY: json.dumps({"class_names": [str(number) for number in range(257)]})},
-        {KEY: "[" * 100_000},
-        {KEY: "9" * 5000},
+        None,
+        {"lenet_cifar10": "no JSON"},
+        {"lenet_cifar10": "[]"},
+        {"lenet_cifar10": json.dumps({"fingerprint": NAME})},
+        {"lenet_cifar10": "[" * 100_000},
+        {"other": json.dumps({"fingerprint": NAME, "history": []})},
     ],
-    ids=lambda metadata: str(metadata)[:50],
+    ids=lambda metadata: str(metadata)[:40],
 )
-def test_a_file_without_usable_class_names_is_refused(path: Path, metadata: dict[str, str]) -> None:
-    path.write_bytes(file_with(metadata))
-    with pytest.raises(UserError, match="names no classes, so it was not written by this project"):
-        load_weights(path)
+def test_a_file_of_another_version_is_none(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    assert "of this version" in str(try_to_read(tmp_path, sealed(safetensors.torch.save(STATE, metadata))))
 
 
-def test_another_number_of_class_names_than_of_outputs_is_refused(path: Path) -> None:
-    path.write_bytes(file_with({KEY: '{"class_names": ["a", "b"]}'}))
-    with pytest.raises(UserError, match=r"output\.bias: found torch\.float32 \(3,\), expected torch\.float32 \(2,\)"):
-        load_weights(path)
+def test_a_truncated_file_is_none_wherever_it_ends(tmp_path: Path, good: bytes) -> None:
+    for size in range(0, len(good), 7):
+        assert try_to_read(tmp_path, good[:size]) == "is torn or damaged: its hash is wrong", size
 
 
-GOOD = file_with()
-HEADER = int.from_bytes(GOOD[:8], "little") + 8
+@settings(REPEATABLE, max_examples=200)
+@given(st.data())
+def test_a_changed_bit_is_noticed(tmp_path_factory: pytest.TempPathFactory, good: bytes, data: st.DataObject) -> None:
+    position = data.draw(st.integers(0, len(good) * 8 - 1))
+    changed = bytearray(good)
+    changed[position // 8] ^= 1 << position % 8
+    found = try_to_read(tmp_path_factory.getbasetemp() / "changed", bytes(changed))
+    assert found == "is torn or damaged: its hash is wrong"
 
 
-@REPEATABLE
-@given(st.lists(st.tuples(st.integers(0, HEADER - 1), st.integers(0, 255)), min_size=1, max_size=3))
-def test_changed_bytes_end_in_weights_or_a_user_error(
-    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
+@settings(REPEATABLE, max_examples=300)
+@given(st.data())
+def test_a_damaged_file_with_a_right_hash_is_read_or_refused_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, good: bytes, data: st.DataObject
 ) -> None:
-    content = bytearray(GOOD)
-    for place, value in changes:
-        content[place] = value
-    path = tmp_path_factory.getbasetemp() / "changed.safetensors"
-    path.write_bytes(content)
-    with suppress(UserError):
-        assert len(load_weights(path)[1]) == 3
+    content = bytearray(good[:-32])
+    for position, value in data.draw(
+        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=4)
+    ):
+        content[position] = value
+    cut = data.draw(st.integers(0, len(content)))
+    found = try_to_read(tmp_path_factory.getbasetemp() / "damaged", sealed(bytes(content[: cut or None])))
+    assert isinstance(found, Checkpoint | str)
 
 
-def test_a_full_disk_keeps_the_file_of_before(path: Path) -> None:
-    save_weights(path, make_network(seed=0), NAMES)
-    before = path.read_bytes()
-    path.with_name(f".{path.name}.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device"), replacing(path) as (temporary,):
-        save_weights(temporary, make_network(seed=1), NAMES)
-    assert path.read_bytes() == before
-    assert list(path.parent.iterdir()) == [path]
+@settings(REPEATABLE, max_examples=100)
+@given(st.binary(max_size=2000))
+def test_noise_is_none(tmp_path_factory: pytest.TempPathFactory, noise: bytes) -> None:
+    assert isinstance(try_to_read(tmp_path_factory.getbasetemp() / "noise", sealed(noise)), str)
+
+
+def test_a_huge_file_is_not_read(checkpoints: Checkpoints) -> None:
+    os.truncate(checkpoints.path, 1 << 40)
+    with pytest.raises(MisfitError, match="larger than"):
+        checkpoints.read()
+
+
+def test_a_folder_in_its_place_is_none(tmp_path: Path) -> None:
+    run = Checkpoints(tmp_path, NAME)
+    run.path.mkdir()
+    with pytest.raises(MisfitError, match="cannot be read: Is a directory"):
+        run.read()
+
+
+def test_a_write_that_fails_leaves_the_last_one(checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path, data: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    before = checkpoints.path.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.write(Checkpoint(STATE, HISTORY[:1]))
+    monkeypatch.undo()
+    assert checkpoints.path.read_bytes() == before
+    assert list(checkpoints.folder.iterdir()) == [checkpoints.path]
+
+
+def test_of_other_runs_only_the_newest_are_kept(checkpoints: Checkpoints) -> None:
+    for age in range(15):
+        path = checkpoints.folder / f"{age:064}.checkpoint"
+        path.write_bytes(b"")
+        os.utime(path, (10**9 - age, 10**9 - age))
+    os.utime(checkpoints.path, (0, 0))
+    checkpoints.write(Checkpoint(STATE, HISTORY))
+    kept = {path.name for path in checkpoints.folder.glob("*.checkpoint")}
+    assert kept == {checkpoints.path.name} | {f"{age:064}.checkpoint" for age in range(checkpoint.KEPT_RUNS)}
+
+
+def test_a_finished_run_s_checkpoint_stays_until_its_result_is_kept_elsewhere(
+    checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    result, other = tmp_path / "weights", tmp_path / "other weights"
+    result.write_bytes(b"weights")
+    other.write_bytes(b"other weights")
+    checkpoints.finish(result)
+    assert checkpoints.read() is not None
+    discard_finished(checkpoints.folder, other)
+    assert checkpoints.read() is not None
+    discard_finished(checkpoints.folder, result)
+    assert checkpoints.read() is None
+    assert list(checkpoints.folder.iterdir()) == []
+    discard_finished(checkpoints.folder, result)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from lenet_cifar10.checkpoint import Checkpoints
+with Checkpoints(Path(sys.argv[1]), sys.argv[2]).locked():
+    print("held", flush=True)
+    while not Path(sys.argv[3]).exists():
+        time.sleep(0.01)
+"""
+
+
+def hold(folder: Path, fingerprint: str, until: Path) -> subprocess.Popen[str]:
+    """A process that holds the lock until a file is there."""
+    command = [sys.executable, "-c", HOLDER, str(folder), fingerprint, str(until)]
+    source = str(Path(checkpoint.__file__).parent.parent)
+    return subprocess.Popen(command, env={"PYTHONPATH": source}, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_second_process_with_the_same_run_waits_and_says_so(tmp_path: Path) -> None:
+    with hold(tmp_path, NAME, tmp_path / "end") as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        with hold(tmp_path, NAME, tmp_path) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "waiting for another process that trains the same thing\n"
+            (tmp_path / "end").touch()
+            assert second.stdout.readline() == "held\n"
+            assert first.wait() == 0
+            assert second.wait() == 0
+
+
+def test_another_run_does_not_wait(tmp_path: Path) -> None:
+    with hold(tmp_path, NAME, tmp_path / "never") as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        with hold(tmp_path, OTHER, tmp_path) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "held\n"
+        first.kill()
+
+
+def test_the_lock_of_a_killed_process_does_not_block(tmp_path: Path) -> None:
+    with hold(tmp_path, NAME, tmp_path / "never") as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        first.kill()
+    with hold(tmp_path, NAME, tmp_path) as second:
+        assert second.stdout is not None
+        assert second.stdout.readline() == "held\n"

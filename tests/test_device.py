@@ -96,12 +96,17 @@ def test_the_settings_are_those_of_repeatable_results() -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_description_names_the_threads_of_the_cpu(threads: int) -> None:
     device.make_repeatable(threads)
-    assert device.describe(torch.device("cpu")) == f"cpu ({threads} threads) with torch {torch.__version__}"
+    described = device.describe(torch.device("cpu"))
+    assert described.startswith(f"cpu ({device.processor_name()}, {threads} threads) with torch {torch.__version__}, ")
+    assert device.environment(torch.device("cpu"))["threads"] == threads
 
 
 def test_the_description_names_the_model_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"Model of {device}")
-    assert device.describe(torch.device("cuda", 1)) == f"cuda:1 (Model of cuda:1) with torch {torch.__version__}"
+    assert device.describe(torch.device("cuda", 1)).startswith("cuda:1 (Model of cuda:1, ")
+    facts = device.environment(torch.device("cuda", 1))
+    assert (facts["device"], facts["device_name"]) == ("cuda", "Model of cuda:1")
+    assert facts["torch"] == torch.__version__
 
 
 def test_threads_are_set_whatever_the_environment_says() -> None:

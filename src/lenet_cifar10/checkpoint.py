@@ -1,68 +1,115 @@
-"""The weights that leave the project: safetensors, in which no code can ride."""
+"""The state of a training run after one of its epochs, kept in a folder that many runs share.
 
+A run is known by its fingerprint, a hash of everything that decides its result. Its checkpoint is one file: a
+safetensors file, followed by its SHA-256, so that a torn or changed one is noticed.
+"""
+
+import hashlib
 import json
-from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import safetensors.torch
+from filelock import AcquireReturnProxy
+from safetensors import SafetensorError
+from torch import Tensor
 
-from lenet_cifar10.errors import UserError
-from lenet_cifar10.model import LeNet
-from lenet_cifar10.params import ModelSection
+from lenet_cifar10 import locks
+from lenet_cifar10.records import replacing
+from lenet_cifar10.weights import MisfitError
 
-# One entry only: the order of several is not fixed, and the same weights are to be the same bytes.
+KEPT_RUNS = 10  # checkpoints of other runs, about 7 MB each; the oldest are removed
+_LARGEST_BYTES = 100_000_000  # a larger file is not read
+_DIGEST_BYTES = 32
 _METADATA_KEY = "lenet_cifar10"
 
 
-def save_weights(path: Path, network: LeNet, class_names: Sequence[str]) -> None:
-    """Write a network's weights and the names of its classes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    # Written by Python: save_file's error for a full disk is no OSError.
-    path.write_bytes(save(tensors, metadata={_METADATA_KEY: json.dumps({"class_names": list(class_names)})}))
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
-    """Read what `save_weights` wrote -> the network in eval mode, on the CPU, and the names of its classes.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after some of its epochs: its state by name, and what was read as one row for each finished epoch."""
 
-    Raises:
-        UserError: the file is missing, is no safetensors file, or holds other names, shapes or types.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            class_names = _read_class_names(path, file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run dvc repro train, or dvc checkout") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: is no safetensors file ({error}); run dvc checkout, or dvc repro --force train"
-        ) from None
-    network = LeNet(ModelSection(dropout=0.0, first_layer="learned"), len(class_names))
-    expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in network.state_dict().items()}
-    found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise UserError(
-                f"{path}: tensor {name}: found {_shown(found.get(name))}, expected {_shown(expected.get(name))}; "
-                f"these are not this network's weights; run dvc checkout, or dvc repro --force train"
-            )
-    network.load_state_dict(tensors)
-    return network.eval(), class_names
+    tensors: dict[str, Tensor]
+    history: object
 
 
-def _read_class_names(path: Path, metadata: dict[str, str] | None) -> tuple[str, ...]:
-    try:
-        names = json.loads((metadata or {})[_METADATA_KEY])["class_names"]
-    except (KeyError, ValueError, TypeError, RecursionError):
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
-        names = []
-    if 2 <= len(set(names)) == len(names) <= 256:
-        return tuple(names)
-    raise UserError(f"{path}: names no classes, so it was not written by this project; run dvc repro train")
+class Checkpoints:
+    """The checkpoint of one run, in a folder that many share."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.path = folder / f"{fingerprint}.checkpoint"
+
+    def locked(self) -> AcquireReturnProxy:
+        """Hold the run as a context: a second process with the same one waits."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return locks.hold(self.path.with_suffix(".lock"), "waiting for another process that trains the same thing")
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Replace the run's checkpoint, whole or not at all, and remove the oldest ones of other runs."""
+        metadata = {_METADATA_KEY: json.dumps({"fingerprint": self.fingerprint, "history": checkpoint.history})}
+        data = safetensors.torch.save(checkpoint.tensors, metadata)
+        with replacing(self.path) as (path,):
+            path.write_bytes(data + hashlib.sha256(data).digest())
+        _prune(self.folder, keep=self.path)
+
+    def read(self) -> Checkpoint | None:
+        """The run's checkpoint; None where there is none.
+
+        Raises:
+            MisfitError: it is torn, damaged, of another version or of another run.
+        """
+        try:
+            with self.path.open("rb") as file:
+                data = file.read(_LARGEST_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise MisfitError(f"cannot be read: {error.strerror}") from None
+        if len(data) > _LARGEST_BYTES:
+            raise MisfitError(f"is larger than {_LARGEST_BYTES:,} bytes, so no checkpoint")
+        if hashlib.sha256(data[:-_DIGEST_BYTES]).digest() != data[-_DIGEST_BYTES:]:
+            raise MisfitError("is torn or damaged: its hash is wrong")
+        return self._parse(data[:-_DIGEST_BYTES])
+
+    def _parse(self, data: bytes) -> Checkpoint:
+        try:
+            tensors = safetensors.torch.load(data)
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+            content = json.loads(header["__metadata__"][_METADATA_KEY])
+            owner, history = content["fingerprint"], content["history"]
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+            raise MisfitError("is no checkpoint of this version") from None
+        if owner != self.fingerprint:
+            raise MisfitError("is the checkpoint of another run")
+        return Checkpoint(tensors, history)
+
+    def finish(self, result: Path) -> None:
+        """Note that the run has made the file `result`. Its checkpoint stays until `discard_finished`."""
+        with replacing(self.folder / f"{hash_file(result)}.finished") as (path,):
+            path.write_text(self.path.name)
 
 
-def _shown(kind: tuple[tuple[int, ...], torch.dtype] | None) -> str:
-    return "nothing" if kind is None else f"{kind[1]} {kind[0]}"
+def discard_finished(folder: Path, result: Path) -> None:
+    """Remove the checkpoint of the run that made the file `result`, once that is kept elsewhere."""
+    note = folder / f"{hash_file(result)}.finished"
+    if note.is_file():
+        (folder / Path(note.read_text()).name).unlink(missing_ok=True)
+        note.unlink(missing_ok=True)
+
+
+def _prune(folder: Path, keep: Path) -> None:
+    for kind in ("*.checkpoint", "*.finished"):
+        ages: dict[Path, float] = {}
+        for path in folder.glob(kind):
+            with suppress(FileNotFoundError):  # another run has just removed it
+                ages[path] = path.stat().st_mtime
+        for path in sorted(ages.keys() - {keep}, key=ages.__getitem__, reverse=True)[KEPT_RUNS:]:
+            path.unlink(missing_ok=True)

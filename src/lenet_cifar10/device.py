@@ -1,6 +1,9 @@
 """The device that a run computes on, and its settings for repeatable results."""
 
 import os
+import platform
+from importlib import metadata
+from pathlib import Path
 
 import torch
 from torch.utils import deterministic
@@ -36,6 +39,13 @@ def choose(name: str) -> torch.device:
     return device
 
 
+def prepare(name: str, threads: int) -> torch.device:
+    """The device called `name`, as `choose` finds it, with torch set as by `make_repeatable`."""
+    device = choose(name)
+    make_repeatable(threads)
+    return device
+
+
 def make_repeatable(threads: int) -> None:
     """Have torch compute the same bits again: on the same kind of device, with the same number of threads."""
     torch.set_num_threads(threads)
@@ -50,11 +60,36 @@ def make_repeatable(threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def environment(device: torch.device) -> dict[str, str | int]:
+    """What decides the bits of a result beside the code, the data and the parameters."""
+    return {
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **{package: _version(package) for package in ("torchvision", "numpy")},
+    }
+
+
 def describe(device: torch.device) -> str:
-    """What decides the bits of a result: the device or its threads, and torch's version."""
-    name = str(device)
-    if device.type == "cuda":
-        name = f"{device} ({torch.cuda.get_device_name(device)})"
-    if device.type == "cpu":
-        name = f"cpu ({torch.get_num_threads()} threads)"
-    return f"{name} with torch {torch.__version__}"
+    """The same in a few words."""
+    facts = environment(device)
+    versions = f"torch {facts['torch']}, torchvision {facts['torchvision']}"
+    return f"{device} ({facts['device_name']}, {facts['threads']} threads) with {versions}"
+
+
+def processor_name() -> str:
+    """The processor's model, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -24,10 +24,10 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.request import url2pathname
 
-import filelock
 import requests
 import urllib3
 
+from lenet_cifar10 import locks
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.terminal import say, transfer_bar
 
@@ -70,7 +70,13 @@ def fetch(
         return
     for folder in (target.parent, resume_folder):
         _make_folder(folder)
-    with _wait_for_lock(resume_folder / f"{sha256}.lock"):
+    try:
+        lock = locks.hold(
+            resume_folder / f"{sha256}.lock", "download: waiting for another process that fetches the same file"
+        )
+    except OSError as error:
+        raise _cannot_write(resume_folder, error) from None
+    with lock:
         if _is_there(target, sha256):  # thanks to the process that held the lock
             return
         with closing(_GrowingFile(resume_folder / f"{sha256}.partial", sha256)) as partial:
@@ -491,19 +497,6 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: is a file, expected a folder; move it away and run again") from None
     except OSError as error:
         raise _cannot_write(folder, error) from None
-
-
-def _wait_for_lock(path: Path) -> filelock.AcquireReturnProxy:
-    """Hold the lock as a context; the system frees it if this process is killed."""
-    lock = filelock.FileLock(path)
-    try:
-        path.touch()
-        return lock.acquire(blocking=False)
-    except filelock.Timeout:
-        say("download: waiting for another process that fetches the same file")
-        return lock.acquire()
-    except OSError as error:
-        raise _cannot_write(path.parent, error) from None
 
 
 # What helps when there is no room for more bytes.

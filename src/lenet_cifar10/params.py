@@ -157,6 +157,10 @@ class Params(Section):
             lines = [f"{source}: {_explain(mistake)}" for mistake in error.errors(include_url=False)]
             raise UserError("\n".join(lines)) from None
 
+    def of_training(self) -> dict[str, Any]:
+        """The values that decide what training gives; the device is known otherwise, by what it is."""
+        return self.model_dump(include={"seed", "augment", "model", "train"}, exclude={"train": {"launcher"}})
+
 
 def _explain(mistake: Any) -> str:
     """One line for one mistake that pydantic found: key, value, what is allowed."""

@@ -7,8 +7,12 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @contextmanager
@@ -50,12 +54,13 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(text + "\n", encoding="utf-8")
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+def write_csv(path: Path, rows: "Sequence[Mapping[str, object]] | Sequence[DataclassInstance]") -> None:
     """Write one or more rows with a header line; floats in the shortest form that reads back as the same number."""
+    tables = [row if isinstance(row, Mapping) else asdict(row) for row in rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(tables[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(tables)
     path.write_text(text.getvalue(), encoding="utf-8")
 
 

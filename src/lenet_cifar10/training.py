@@ -1,9 +1,9 @@
 """The training loop."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from lenet_cifar10.evaluation import Scores, predict, score
 from lenet_cifar10.model import LeNet
 from lenet_cifar10.params import AugmentSection, ModelSection, TrainSection
 from lenet_cifar10.randomness import generator_for, mix
+from lenet_cifar10.weights import MisfitError, copy_into
 
 # Images augmented together on a CPU, to hold few at a time. A GPU takes the whole epoch at once, so that nothing is
 # copied to it, which may make it wait, while the epoch's steps run.
@@ -47,6 +48,12 @@ class EpochRecord:
             f"train loss {self.train_loss:.4f}, accuracy {self.train_accuracy:.4f}; "
             f"validation loss {self.validation_loss:.4f}, accuracy {self.validation_accuracy:.4f}"
         )
+
+    def summary(self) -> dict[str, int | float]:
+        """The figures of a run that this epoch was the last of."""
+        figures = asdict(self)
+        del figures["learning_rate"]
+        return {"epochs": figures.pop("epoch")} | figures
 
 
 def learning_rate_at(step: int, steps: int, section: TrainSection) -> float:
@@ -136,6 +143,32 @@ class Training:
             learning_rate = self.learning_rate_at(epoch * self.steps_per_epoch - 1)
             yield EpochRecord(epoch, train.loss, train.accuracy, validation.loss, validation.accuracy, learning_rate)
 
+    def state(self) -> dict[str, Tensor]:
+        """All that the rest of the run depends on beside the number of finished epochs: copies on the CPU, by name."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self._own_tensors().items()}
+
+    def restore(self, state: Mapping[str, Tensor], finished_epochs: int) -> None:
+        """Go on from what `state` gave after so many epochs.
+
+        Raises:
+            MisfitError: that was another kind of run; this one is as it was then.
+        """
+        if not 0 < finished_epochs <= self.section.epochs:
+            raise MisfitError(f"has {finished_epochs} finished epochs, expected 1 to {self.section.epochs}")
+        _fill_state(self.optimizer)
+        copy_into(self._own_tensors(), state)
+        self.finished_epochs = finished_epochs
+
+    def _own_tensors(self) -> dict[str, Tensor]:
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        if self.kept is not self.network:
+            tensors |= {f"kept.{name}": tensor for name, tensor in self.kept.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            if parameter.requires_grad:
+                values = self.optimizer.state[parameter]
+                tensors |= {f"optimizer.{name}.{key}": value for key, value in values.items() if value is not None}
+        return tensors
+
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of a step of the run, counted from 0."""
         return learning_rate_at(step, self.section.epochs * self.steps_per_epoch, self.section)
@@ -220,3 +253,16 @@ def _make_optimizer(network: LeNet, section: TrainSection) -> Optimizer:
             return Adam(parameters, rate, weight_decay=decay, fused=True)
         case "adamw":
             return AdamW(parameters, rate, weight_decay=decay, fused=True)
+
+
+def _fill_state(optimizer: Optimizer) -> None:
+    """Make the optimizer's state, which it otherwise makes in its first step: zeros."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if isinstance(optimizer, SGD):
+                names = ["momentum_buffer"] if group["momentum"] else []
+                state = {}
+            else:
+                names = ["exp_avg", "exp_avg_sq"]
+                state = {"step": torch.zeros((), device=parameter.device)}
+            optimizer.state[parameter] = state | {name: torch.zeros_like(parameter) for name in names}

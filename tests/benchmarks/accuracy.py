@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.bench import CLASSIC, ROOT, Table, describe_data, describe_machine, make_params
+from benchmarks.bench import CLASSIC, ROOT, SHORT_RECIPE, Table, describe_data, describe_machine, make_params
 from lenet_cifar10 import dataset, device
 from lenet_cifar10.evaluation import predict, predict_with_flips, score
 from lenet_cifar10.params import Params
@@ -34,7 +34,7 @@ SECTIONS = ("seed", "augment", "model", "train")
 Values = dict[str, dict[str, Any]]
 
 RECIPE_SEEDS, ABLATION_SEEDS = range(5), range(3)
-RECIPES: dict[str, Values] = {"default": {}, "classic": CLASSIC}
+RECIPES: dict[str, Values] = {"default": {}, "classic": CLASSIC, "short": SHORT_RECIPE}
 ABLATION: dict[str, Values] = {
     "the default recipe": {},
     "whitened first layer": {"model": {"first_layer": "whitened"}},
@@ -132,12 +132,18 @@ def tabulate_recipes(results: dict[str, list[dict[str, Any]]]) -> Iterator[Table
     )
     counts = (1, 2, 3, 5, 10, 15, 20)
     rows = [
-        (name, *(percent([run["epochs"][count - 1] for run in runs]) for count in counts))
+        (
+            name,
+            *(
+                percent([run["epochs"][count - 1] for run in runs]) if count <= len(runs[0]["epochs"]) else ""
+                for count in counts
+            ),
+        )
         for name, runs in results.items()
     ]
     yield Table(
         "On the way there",
-        "Validation accuracy after so many of the 20 epochs, the same runs.",
+        "Validation accuracy after so many epochs, the same runs.",
         ("recipe", *(f"{count}" for count in counts)),
         rows,
     )

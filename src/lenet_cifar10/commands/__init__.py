@@ -5,6 +5,7 @@ import typer
 from lenet_cifar10 import errors
 from lenet_cifar10.commands.generate import generate
 from lenet_cifar10.commands.show import show
+from lenet_cifar10.commands.verify import verify
 
 app = typer.Typer(
     help="LeNet on CIFAR-10: what the DVC workflow has beside dvc itself.",
@@ -13,6 +14,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(show)
+app.command()(verify)
 
 
 def main() -> None:
