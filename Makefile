@@ -7,7 +7,7 @@ GENERATED := data/generated.tar.gz
 
 # The recipe that is common for this network: Adam, dropout, flips, warps and colours at their published strengths.
 CLASSIC := \
-	--set-param train.optimizer=adam --set-param train.momentum=0 \
+	--set-param train.optimizer=adam --set-param train.momentum=0 --set-param train.precision=float32 \
 	--set-param train.learning_rate=0.001 --set-param train.weight_decay=0 \
 	--set-param train.schedule=constant --set-param train.warmup_fraction=0 --set-param train.batch_size=100 \
 	--set-param train.epochs=20 --set-param train.label_smoothing=0 --set-param train.averaging_decay=0 \

@@ -36,7 +36,8 @@ def test_the_classic_recipe_is_the_published_one(pipeline: Project, generated: G
     pipeline.run(*WITHOUT_SETUP, "classic", f"SET={extra}")
     classic = experiments_of(pipeline)["classic"]
     expected = {
-        "train.optimizer": "adam", "train.momentum": 0, "train.learning_rate": 0.001, "train.weight_decay": 0,
+        "train.optimizer": "adam", "train.momentum": 0, "train.precision": "float32",
+        "train.learning_rate": 0.001, "train.weight_decay": 0,
         "train.schedule": "constant", "train.warmup_fraction": 0, "train.batch_size": 100, "train.epochs": 1,
         "train.label_smoothing": 0, "train.averaging_decay": 0, "model.dropout": 0.5,
         "model.first_layer": "learned", "augment.flip_probability": 0.5,

@@ -82,7 +82,9 @@ def test_two_queued_experiments_at_once_give_the_bytes_of_each_alone(pipeline: P
 )
 def test_the_environment_s_number_of_threads_changes_nothing(pipeline: Project, variables: dict[str, str]) -> None:
     before = {name: pipeline.read(name) for name in RESULTS}
-    assert "1 threads" in pipeline.run(sys.executable, "stages/train.py", PYTHONPATH="src", **variables).text
+    names = [f"{name}={value}" for name, value in variables.items()]
+    told = pipeline.run("env", *names, sys.executable, "stages/train.py", PYTHONPATH="src").text
+    assert "1 threads" in told
     assert {name: pipeline.read(name) for name in RESULTS} == before
 
 

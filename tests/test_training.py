@@ -17,6 +17,7 @@ from torch.optim import SGD, Adam, AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lenet_cifar10 import augment, training
+from lenet_cifar10 import device as device_module
 from lenet_cifar10.dataset import Split
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.evaluation import predict, score
@@ -59,6 +60,7 @@ def make_section(**changes: Any) -> TrainSection:
     values = {
         "launcher": "python",
         "threads": 1,
+        "precision": "float32",
         "epochs": 2,
         "batch_size": 16,
         "optimizer": "adamw",
@@ -423,6 +425,38 @@ def test_a_whole_epoch_on_a_gpu_mixes_no_devices_and_never_waits(monkeypatch: py
 def test_reading_a_value_within_a_step_would_be_found() -> None:
     with FakeTensorMode(), pytest.raises(DataDependentOutputException, match="_local_scalar_dense"):
         torch.empty((), device="cuda").item()
+
+
+HAS_BFLOAT16 = device_module.computes_bfloat16(CPU)
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not compute bfloat16 itself")
+def test_in_bfloat16_the_network_computes_in_it_and_the_weights_stay_float32() -> None:
+    images, labels = torch.from_numpy(SET.images), torch.from_numpy(SET.labels)
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        run = start(precision=precision)
+        computed: list[torch.dtype] = []
+        for layer in (run.network.conv1, run.network.hidden, run.network.output):
+            layer.register_forward_hook(lambda _, __, values, computed=computed: computed.append(values.dtype))
+        losses.append(run.take_step(0, images, labels)[0].item())
+        assert computed == [getattr(torch, precision)] * 3
+        assert {values.dtype for values in run.state().values()} == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not compute bfloat16 itself")
+def test_in_bfloat16_the_same_seed_gives_the_same_bits() -> None:
+    first, again = (start(precision="bfloat16", augmentation=MOVING, dropout=0.5) for _ in range(2))
+    assert list(first.run()) == list(again.run())
+    assert torch.equal(weights(first.kept), weights(again.kept))
+
+
+def test_bfloat16_is_refused_where_the_device_does_not_compute_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "computes_bfloat16", lambda device: False)
+    with pytest.raises(UserError, match=r"train\.precision: found bfloat16, .*; use float32"):
+        start(precision="bfloat16")
 
 
 @pytest.mark.parametrize("first_layer", ["learned", "whitened"])

@@ -46,6 +46,15 @@ def prepare(name: str, threads: int) -> torch.device:
     return device
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device itself does; what imitates it takes many times as long."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and any(
+        has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16")
+    )
+
+
 def make_repeatable(threads: int) -> None:
     """Have torch compute the same bits again: on the same kind of device, with the same number of threads."""
     torch.set_num_threads(threads)

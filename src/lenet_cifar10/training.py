@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 
@@ -13,6 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lenet_cifar10 import augment
 from lenet_cifar10.dataset import Split
+from lenet_cifar10.device import computes_bfloat16
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.evaluation import Scores, predict, score
 from lenet_cifar10.model import LeNet
@@ -83,7 +85,7 @@ class Training:
     Everything of an epoch but the weights and the optimizer's state follows from the seed and the epoch's number.
 
     Raises:
-        UserError: the batch is larger than the training set.
+        UserError: the batch is larger than the training set, or the device has no such precision.
     """
 
     def __init__(
@@ -101,6 +103,10 @@ class Training:
             raise UserError(
                 f"params.yaml: train.batch_size: found {section.batch_size}, "
                 f"expected at most the {len(training)} training images; lower it"
+            )
+        if section.precision == "bfloat16" and not computes_bfloat16(device):
+            raise UserError(
+                "params.yaml: train.precision: found bfloat16, which this device does not compute itself; use float32"
             )
         self.device = device
         self.images, self.labels = _place(training, device)
@@ -208,7 +214,10 @@ class Training:
 
         uint8 images (N, 3, 32, 32), labels (N,).
         """
-        log_probabilities = self.network(images).log_softmax(dim=1)
+        lower = self.section.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext():
+            logits = self.network(images)
+        log_probabilities = logits.float().log_softmax(dim=1)
         cross_entropy = functional.nll_loss(log_probabilities, labels)
         smoothing = self.section.label_smoothing
         (cross_entropy * (1 - smoothing) - log_probabilities.mean() * smoothing).backward()

@@ -38,6 +38,7 @@ RECIPES: dict[str, Values] = {"default": {}, "classic": CLASSIC, "short": SHORT_
 ABLATION: dict[str, Values] = {
     "the default recipe": {},
     "whitened first layer": {"model": {"first_layer": "whitened"}},
+    "bfloat16": {"train": {"precision": "bfloat16"}},
     "no dropout": {"model": {"dropout": 0.0}},
     "no label smoothing": {"train": {"label_smoothing": 0.0}},
     "no averaging of the weights": {"train": {"averaging_decay": 0.0}},

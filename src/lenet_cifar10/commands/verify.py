@@ -30,17 +30,18 @@ def verify() -> None:
     mistakes = []
     for stage, out in outputs:
         name, path = str(out), Path(out.fs_path)
-        if out.hash_info.value is None:
+        expected = out.hash_info.value if out.hash_info else None
+        if expected is None:
             table.add_row(name, "not in dvc.lock", "-")
             mistakes.append(f"{name}: is not in dvc.lock; run dvc repro {stage.addressing}")
             continue
-        here = _compare(path, out.hash_info.value)
+        here = _compare(path, expected)
         if here != "as in dvc.lock":
             mistakes.append(f"{name}: {here}; {_repair(out, stage)}")
         there = "-"
         if out.use_cache:
-            kept = Path(out.cache.oid_to_path(out.hash_info.value))
-            there = _compare(kept, out.hash_info.value)
+            kept = Path(out.cache.oid_to_path(expected))
+            there = _compare(kept, expected)
             if there != "as in dvc.lock":
                 mistakes.append(f"{kept} (the cache's copy of {name}): {there}; {_repair_cache(kept, here, stage)}")
         table.add_row(name, here, there)
@@ -66,8 +67,7 @@ def _hash(path: Path) -> str:
         if file.is_file():
             tree.add(file.relative_to(path).parts, None, HashInfo("md5", _hash(file)))
     tree.digest()
-    assert tree.hash_info.value is not None
-    return tree.hash_info.value
+    return str(tree.hash_info.value if tree.hash_info else None)
 
 
 def _repair(out: Any, stage: Any) -> str:
