@@ -124,6 +124,18 @@ def watch_inputs(run: Training) -> list[Tensor]:
     return batches
 
 
+def watch_types(*layers: nn.Module) -> list[torch.dtype]:
+    """The types of what the layers give, as they give it."""
+    types: list[torch.dtype] = []
+
+    def keep(layer: nn.Module, arguments: tuple[Tensor], values: Tensor) -> None:
+        types.append(values.dtype)
+
+    for layer in layers:
+        layer.register_forward_hook(keep)
+    return types
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -436,9 +448,7 @@ def test_in_bfloat16_the_network_computes_in_it_and_the_weights_stay_float32() -
     losses = []
     for precision in ("float32", "bfloat16"):
         run = start(precision=precision)
-        computed: list[torch.dtype] = []
-        for layer in (run.network.conv1, run.network.hidden, run.network.output):
-            layer.register_forward_hook(lambda _, __, values, computed=computed: computed.append(values.dtype))
+        computed = watch_types(run.network.conv1, run.network.hidden, run.network.output)
         losses.append(run.take_step(0, images, labels)[0].item())
         assert computed == [getattr(torch, precision)] * 3
         assert {values.dtype for values in run.state().values()} == {torch.float32}
