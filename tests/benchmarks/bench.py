@@ -71,13 +71,12 @@ CLASSIC = {
     },
 }
 
-# Reaches the accuracy of the baseline's 20 epochs in three; the README shows it as overrides.
+# Reaches the accuracy of the baseline's 20 epochs in five; the README shows it as overrides.
 SHORT_RECIPE = {
     "train": {
-        "epochs": 3,
-        "batch_size": 64,
-        "learning_rate": 0.04,
-        "weight_decay": 0.001,
+        "precision": "bfloat16",
+        "epochs": 5,
+        "learning_rate": 0.05,
         "warmup_fraction": 0.2,
         "label_smoothing": 0.0,
         "averaging_decay": 0.0,
