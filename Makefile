@@ -21,7 +21,7 @@ CLASSIC := \
 forget = if dvc exp list --name-only | grep --quiet --line-regexp $(1); then dvc exp remove --quiet $(1); fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro classic test bench bench-short accuracy chaos lint check lock clean
+.PHONY: help setup demo repro classic test bench bench-short accuracy chaos fuzz lint check lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -78,6 +78,9 @@ accuracy: setup  ## Measure what the recipe and each knob reach, five and three 
 
 chaos: setup  ## Kill 60 runs at random moments and compare what comes out (ten minutes)
 	PYTHONPATH=tests python -m chaos
+
+fuzz: setup  ## Give every reader 5,000 damaged or invented files of each kind (ten minutes)
+	FUZZ_INPUTS=5000 pytest tests/test_fuzz.py --numprocesses 2 --hypothesis-show-statistics
 
 lint: setup  ## Check style, format and types
 	ruff check

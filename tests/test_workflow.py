@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def test_metrics_params_and_plots_compare_two_commits(pipeline: Project, tmp_pat
     pipeline.dvc("repro")
     pipeline.commit("slower")
     shown = json.loads(pipeline.dvc("metrics", "show", "--json"))
-    assert set(shown[""]["data"]) == {"metrics/train.json", "metrics/test.json"}
+    assert set(shown[""]["data"]) == {"metrics/train.json", "metrics/test.json", "metrics/environment.json"}
     compared = json.loads(pipeline.dvc("metrics", "diff", "--json", "HEAD~1"))
     assert {"old", "new", "diff"} <= set(compared["metrics/train.json"]["train_loss"])
     params = json.loads(pipeline.dvc("params", "diff", "--json", "HEAD~1"))
@@ -220,6 +221,7 @@ def test_a_log_has_one_plain_line_an_epoch_and_a_terminal_a_bar(pipeline: Projec
     ]
     assert "\x1b" not in log
     assert "\r" not in log
+    shutil.rmtree(pipeline.folder / ".resume")  # what it would go on from
     command = f"{sys.executable} stages/train.py"
     terminal = pipeline.run("script", "-qec", command, "/dev/null", PYTHONPATH="src", TERM="xterm").text
     assert "\x1b" in terminal

@@ -66,7 +66,7 @@ def _take_up(training: Training, checkpoints: Checkpoints) -> list[EpochRecord]:
         checkpoint = checkpoints.read()
         if checkpoint is None:
             return []
-        history = _parse_history(checkpoint.history)
+        history = parse_history(checkpoint.history)
         training.restore(checkpoint.tensors, len(history))
     except MisfitError as error:
         say(f"{checkpoints.path}: {error}; training starts afresh")
@@ -74,7 +74,7 @@ def _take_up(training: Training, checkpoints: Checkpoints) -> list[EpochRecord]:
     return history
 
 
-def _parse_history(rows: object) -> list[EpochRecord]:
+def parse_history(rows: object) -> list[EpochRecord]:
     """Rows read from a file -> the records of epochs 1, 2, ...
 
     Raises:

@@ -1,8 +1,8 @@
 """Compare every output and its copy in DVC's cache with dvc.lock, byte by byte."""
 
 import hashlib
+import shlex
 from pathlib import Path
-from typing import Any
 
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
@@ -12,6 +12,8 @@ from rich.table import Table
 
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.terminal import console, say
+
+AS_LOCKED, WRONG = "as in dvc.lock", ("is missing", "differs")
 
 
 def verify() -> None:
@@ -35,16 +37,14 @@ def verify() -> None:
             table.add_row(name, "not in dvc.lock", "-")
             mistakes.append(f"{name}: is not in dvc.lock; run dvc repro {stage.addressing}")
             continue
-        here = _compare(path, expected)
-        if here != "as in dvc.lock":
-            mistakes.append(f"{name}: {here}; {_repair(out, stage)}")
-        there = "-"
-        if out.use_cache:
-            kept = Path(out.cache.oid_to_path(expected))
-            there = _compare(kept, expected)
-            if there != "as in dvc.lock":
-                mistakes.append(f"{kept} (the cache's copy of {name}): {there}; {_repair_cache(kept, here, stage)}")
+        kept = Path(out.cache.oid_to_path(expected)) if out.use_cache else None
+        here, there = _compare(path, expected), _compare(kept, expected) if kept else "-"
         table.add_row(name, here, there)
+        repair = _repair(name, kept if there in WRONG else None, here in WRONG, out.use_cache, stage.addressing)
+        if here in WRONG:
+            mistakes.append(f"{name}: {here}; {repair}")
+        if there in WRONG:
+            mistakes.append(f"{kept} (the cache's copy of {name}): {there}; {repair}")
     console.print(table)
     if mistakes:
         raise UserError("\n".join(mistakes))
@@ -52,9 +52,10 @@ def verify() -> None:
 
 
 def _compare(path: Path, expected: str) -> str:
+    missing, differs = WRONG
     if not path.exists():
-        return "is missing"
-    return "as in dvc.lock" if _hash(path) == expected else "differs"
+        return missing
+    return AS_LOCKED if _hash(path) == expected else differs
 
 
 def _hash(path: Path) -> str:
@@ -70,13 +71,12 @@ def _hash(path: Path) -> str:
     return str(tree.hash_info.value if tree.hash_info else None)
 
 
-def _repair(out: Any, stage: Any) -> str:
-    if out.use_cache:
-        return f"run dvc checkout --force {out}"
-    return f"run git restore {out}, or dvc repro --force {stage.addressing}"
-
-
-def _repair_cache(kept: Path, here: str, stage: Any) -> str:
-    if here == "as in dvc.lock":
-        return f"remove that file and run dvc commit --force {stage.addressing}"
-    return f"remove that file and run dvc pull, or dvc repro --force {stage.addressing}"
+def _repair(name: str, bad_copy: Path | None, bad_here: bool, cached: bool, stage: str) -> str:
+    """The command line that puts right whichever of an output and its copy in the cache is wrong."""
+    if bad_copy and bad_here:
+        return f"run {shlex.join(['rm', '-rf', str(bad_copy), name])} && dvc repro --force {stage}"
+    if bad_copy:
+        return f"run {shlex.join(['rm', '-f', str(bad_copy)])} && dvc commit --force {stage}"
+    if cached:
+        return f"run rm -rf {name} && dvc checkout {name}"  # checkout alone would trust the file's time and size
+    return f"run git restore {name}, or dvc repro --force {stage}"
