@@ -1,11 +1,27 @@
-"""The benchmarks' recipes are ones that the workflow takes; what they measure is for people to run."""
+"""The benchmarks' recipes are those of the README and the Makefile; what they measure is for people to run."""
 
-from benchmarks.bench import CLASSIC, SHORT_RECIPE, dotted, make_params
-from project import Project
+import re
+
+import pytest
+from benchmarks.bench import make_params
+from benchmarks.recipes import CLASSIC, SHORT, Changes, dotted
+from project import SOURCE, Project
+from ruamel.yaml import YAML
 
 
 def test_the_recipes_are_accepted(bare_project: Project) -> None:
     assert make_params(CLASSIC).train.optimizer == "adam"
-    bare_project.change_params(dotted(SHORT_RECIPE))
+    bare_project.change_params(dotted(SHORT))
     # The parameters are read first: what is missing then is the data.
     assert "data/prepared/classes.json: no such file" in bare_project.stage("train").text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "document", "option"), [(CLASSIC, "Makefile", "--set-param"), (SHORT, "README.md", "-S")]
+)
+def test_a_recipe_is_the_same_wherever_it_stands(recipe: Changes, document: str, option: str) -> None:
+    text = (SOURCE / document).read_text()
+    block = text[text.index({"Makefile": "CLASSIC :=", "README.md": "--name short"}[document]) :].split("\n\n")[0]
+    block = block.split("```")[0]
+    written = dict(re.findall(rf"{option} ([a-z_]+\.[a-z_]+)=(\S+)", block))
+    assert {key: YAML(typ="safe").load(value) for key, value in written.items()} == dotted(recipe)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import deterministic
 
 from lenet_cifar10 import device
 from lenet_cifar10.errors import UserError
@@ -86,6 +87,7 @@ def test_the_settings_are_those_of_repeatable_results() -> None:
     device.make_repeatable(threads=1)
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not deterministic.fill_uninitialized_memory  # pyright: ignore[reportAttributeAccessIssue]
     assert not torch.backends.cudnn.benchmark
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32

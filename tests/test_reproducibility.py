@@ -1,6 +1,7 @@
 """The same bits again: after a rerun, in another folder, in a copy, beside another run, and after a kill."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -77,15 +78,40 @@ def test_two_queued_experiments_at_once_give_the_bytes_of_each_alone(pipeline: P
     assert alone[1] != alone[2]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
-    "variables", [{"OMP_NUM_THREADS": "3"}, {"MKL_NUM_THREADS": "3"}, {"OMP_DYNAMIC": "true"}], ids=str
+    "variables",
+    [
+        {"OMP_NUM_THREADS": "3"},
+        {"MKL_NUM_THREADS": "3"},
+        {"OMP_THREAD_LIMIT": "1"},
+        {"OMP_DYNAMIC": "true", "MKL_DYNAMIC": "true"},
+    ],
+    ids=str,
 )
-def test_the_environment_s_number_of_threads_changes_nothing(pipeline: Project, variables: dict[str, str]) -> None:
-    before = {name: pipeline.read(name) for name in RESULTS}
-    names = [f"{name}={value}" for name, value in variables.items()]
-    told = pipeline.run("env", *names, sys.executable, "stages/train.py", PYTHONPATH="src").text
-    assert "1 threads" in told
-    assert {name: pipeline.read(name) for name in RESULTS} == before
+def test_the_environment_s_number_of_threads_changes_nothing(
+    pipeline: Project, threads: int, variables: dict[str, str]
+) -> None:
+    pipeline.change_params({"train.threads": threads})
+    outputs = []
+    for chosen in ([], [f"{name}={value}" for name, value in variables.items()]):
+        shutil.rmtree(pipeline.folder / ".resume", ignore_errors=True)
+        told = pipeline.run("env", *chosen, sys.executable, "stages/train.py", PYTHONPATH="src").text
+        assert f"{threads} threads" in told
+        assert "resuming" not in told
+        outputs.append({name: pipeline.read(name) for name in RESULTS})
+    assert outputs[0] == outputs[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or os.cpu_count() == 1, reason="needs a choice of cores")
+def test_two_threads_on_one_core_give_the_same_bits(pipeline: Project) -> None:
+    pipeline.change_params({"train.threads": 2})
+    outputs = []
+    for start in ([], ["taskset", "--cpu-list", str(min(os.sched_getaffinity(0)))]):
+        shutil.rmtree(pipeline.folder / ".resume", ignore_errors=True)
+        pipeline.run(*start, sys.executable, "stages/train.py", PYTHONPATH="src")
+        outputs.append({name: pipeline.read(name) for name in RESULTS})
+    assert outputs[0] == outputs[1]
 
 
 def start_training(project: Project, epoch: int, *command: str) -> subprocess.Popen[str]:
@@ -144,6 +170,31 @@ def test_an_experiment_in_a_copy_goes_on_from_one_that_was_killed(
     assert "\nresuming at epoch " in text
 
 
+def test_a_disk_that_fills_up_keeps_the_epochs_before(pipeline: Project) -> None:
+    before = {name: pipeline.read(name) for name in RESULTS}
+    shutil.rmtree(pipeline.folder / ".resume")
+    (pipeline.folder / ".resume").mkdir()
+    # Checkpoints are some 7 MB. The first fits on this disk; the second, which must not replace it in place, does not.
+    script = f"""
+        mount -t tmpfs -o size=10m none .resume || exit 77
+        {sys.executable} stages/train.py
+        echo status $?
+        mount -o remount,size=50m .resume
+        {sys.executable} stages/train.py
+    """
+    result = pipeline.run(
+        "unshare", "--user", "--map-root-user", "--mount", "bash", "-c", script, check=False, PYTHONPATH="src"
+    )
+    if result.status == 77 or "unshare" in result.text:
+        pytest.skip("this system lets nobody mount a small disk")
+    first, second = result.text.split("status 1\n")
+    assert "epoch 1/2: " in first
+    assert "epoch 2/2: " not in first
+    assert re.search(r"error: \S+\.checkpoint: No space left on device; mend this and run again\n$", first), first
+    assert "resuming at epoch 2" in second
+    assert {name: pipeline.read(name) for name in RESULTS} == before
+
+
 def test_another_run_never_goes_on_from_a_checkpoint_that_is_not_its_own(
     long_pipeline: tuple[Project, dict[str, str]],
 ) -> None:
@@ -193,7 +244,16 @@ def test_a_few_random_kills_change_no_byte() -> None:
 
 def test_environment_json_tells_what_decides_the_bits(pipeline: Project) -> None:
     told = YAML(typ="safe").load(pipeline.read("metrics/environment.json").decode())
-    assert list(told) == ["device", "device_name", "threads", "python", "torch", "torchvision", "numpy"]
+    assert list(told) == [
+        "device",
+        "device_name",
+        "cpu_capability",
+        "threads",
+        "python",
+        "torch",
+        "torchvision",
+        "numpy",
+    ]
     assert told["threads"] == 1
     assert "environment.json" not in str(
         YAML(typ="safe").load(pipeline.read("dvc.yaml").decode())["stages"]["evaluate"]

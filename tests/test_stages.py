@@ -1,5 +1,6 @@
 """Stages called by hand on bad input: one clear line, status 1, no traceback, nothing good lost."""
 
+import os
 import re
 import shutil
 import sys
@@ -154,6 +155,23 @@ def test_a_folder_that_cannot_be_written_is_named(pipeline: Project, stage: str)
     assert all((folder.parent / entry).read_bytes() == content for entry, content in kept.items())
     expect_refusal(pipeline, stage, str(Path(name).parent))
     assert folder.is_file()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_folder_without_write_permission_is_named(pipeline: Project, stage: str) -> None:
+    # The superuser may write anywhere, but for one that has given up this privilege.
+    as_others = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    folder = Path(OUTPUTS[stage][0]).parent
+    if stage == "download":
+        (pipeline.folder / OUTPUTS[stage][0]).unlink()
+    before = files_of(pipeline)
+    (pipeline.folder / folder).chmod(0o555)
+    result = pipeline.run(*as_others, sys.executable, f"stages/{stage}.py", check=False, PYTHONPATH="src")
+    (pipeline.folder / folder).chmod(0o755)
+    assert result.status == 1, result.text
+    assert "Traceback" not in result.text
+    assert re.search(rf"error: {folder}/\S*: Permission denied; mend this", result.text), result.text
+    assert files_of(pipeline) == before
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -414,24 +414,64 @@ def draws_are_real(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, outside_of_fakes(getattr(owner, name)))
 
 
+class TransferLog(TorchDispatchMode):
+    """How many copies from one device to another there were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in {"_to_copy", "copy_"}:
+            source = args[1] if func.overloadpacket.__name__ == "copy_" else args[0]
+            self.count += source.device != result.device
+        return result
+
+
+def start_on_fake_gpu(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str, first_layer: FirstLayer, precision: str
+) -> Training:
+    """A run whose tensors are on a GPU that is not there; only within a FakeTensorMode."""
+    monkeypatch.setattr(Tensor, "backward", lambda tensor: None)  # it cannot be worked out there
+    monkeypatch.setattr(training, "computes_bfloat16", lambda device: True)
+    with unset_fake_temporarily():
+        run = start(augmentation=MOVING, dropout=0.5, optimizer=optimizer, precision=precision)
+    run.device = torch.device("cuda")
+    with run.device:
+        run.images = torch.empty(len(SET), 3, 32, 32, dtype=torch.uint8)
+        run.labels = torch.empty(len(SET), dtype=torch.int64)
+        run.network, run.kept = (LeNet(ModelSection(dropout=0.5, first_layer=first_layer), CLASSES) for _ in range(2))
+    for network in (run.network, run.kept):
+        network.conv1.requires_grad_(first_layer == "learned")
+    run.optimizer = training._make_optimizer(run.network, run.section)
+    if optimizer == "sgd":  # its fused form cannot be worked out either
+        run.optimizer.param_groups[0]["fused"] = False
+    for parameter in training._learning(run.network):
+        parameter.grad = torch.zeros_like(parameter)
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:CUDA is not available")
 @pytest.mark.usefixtures("draws_are_real")
-def test_a_whole_epoch_on_a_gpu_mixes_no_devices_and_never_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fake GPU raises on tensors of another device and on reading a value; gradients it cannot work out."""
-    run = start(augmentation=MOVING, dropout=0.5)
-    monkeypatch.setattr(Tensor, "backward", lambda tensor: None)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("first_layer", ["learned", "whitened"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_a_whole_epoch_on_a_gpu_mixes_no_devices_and_never_waits(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str, first_layer: FirstLayer, precision: str
+) -> None:
+    """A fake GPU raises on tensors of another device and on reading a value, which a real one would wait for."""
+    transfers = []
     with FakeTensorMode():
-        run.device = torch.device("cuda")
-        with run.device:
-            run.images = torch.empty(len(SET), 3, 32, 32, dtype=torch.uint8)
-            run.labels = torch.empty(len(SET), dtype=torch.int64)
-            run.network, run.kept = (LeNet(ModelSection(dropout=0.5, first_layer="learned"), CLASSES) for _ in range(2))
-        run.optimizer = training._make_optimizer(run.network, run.section)
-        for parameter in run.network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        losses, hits = run._take_steps(1, after_step=lambda: None)
+        run = start_on_fake_gpu(monkeypatch, optimizer, first_layer, precision)
+        with TransferLog() as log:
+            losses, hits = run._take_steps(1, after_step=lambda: transfers.append(log.count))
     assert (losses.device.type, hits.device.type) == ("cuda", "cuda")
     assert (losses.shape, hits.shape) == ((4,), (4,))
     assert (losses.dtype, hits.dtype) == (torch.float32, torch.int64)
+    assert len(transfers) == 4
+    assert transfers[0] > 0  # the order and the draws, before the first step
+    assert transfers[-1] == transfers[0]  # a copy during the steps may wait for the device
 
 
 def test_reading_a_value_within_a_step_would_be_found() -> None:
@@ -505,8 +545,14 @@ class OperatorLog(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_no_operator_of_an_epoch_is_on_the_list_of_non_deterministic_ones() -> None:
-    run = start(augmentation=MOVING, dropout=0.5, epochs=1)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"] if HAS_BFLOAT16 else ["float32"])
+@pytest.mark.parametrize("first_layer", ["learned", "whitened"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_no_operator_of_an_epoch_is_on_the_list_of_non_deterministic_ones(
+    optimizer: str, first_layer: FirstLayer, precision: str
+) -> None:
+    settings = {"optimizer": optimizer, "precision": precision, "epochs": 1}
+    run = start(augmentation=MOVING, dropout=0.5, first_layer=first_layer, **settings)
     with OperatorLog() as log:
         list(run.run())
     assert log.names >= {"convolution_backward", "nll_loss_backward", "max_pool2d_with_indices_backward"}  # it looked

@@ -180,7 +180,7 @@ class Training:
         return learning_rate_at(step, self.section.epochs * self.steps_per_epoch, self.section)
 
     def train_epoch(self, epoch: int, after_step: Callable[[], object] = lambda: None) -> Scores:
-        """Take the epoch's steps -> the running figures, which are read from the device once, at the end."""
+        """Take the epoch's steps -> the running figures, which are read from the device at the end."""
         losses, hits = self._take_steps(epoch, after_step)
         count = len(self.labels)
         return Scores(math.fsum(losses.tolist()) / count, sum(hits.tolist()) / count)

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.bench import CLASSIC, ROOT, SHORT_RECIPE, Table, describe_data, describe_machine, make_params
+from benchmarks.bench import ROOT, Table, describe_data, describe_machine, make_params
+from benchmarks.recipes import CLASSIC, SHORT, Changes
 from lenet_cifar10 import dataset, device
 from lenet_cifar10.evaluation import predict, predict_with_flips, score
 from lenet_cifar10.params import Params
@@ -30,12 +31,12 @@ from lenet_cifar10.training import Training
 RESULTS = Path(__file__).with_name("ACCURACY.md")
 KEPT = ROOT / ".resume/accuracy"
 PREPARED = ROOT / "data/prepared"
+SPLITS = ("train", "validation", "test")
 SECTIONS = ("seed", "augment", "model", "train")
-Values = dict[str, dict[str, Any]]
 
 RECIPE_SEEDS, ABLATION_SEEDS = range(5), range(3)
-RECIPES: dict[str, Values] = {"default": {}, "classic": CLASSIC, "short": SHORT_RECIPE}
-ABLATION: dict[str, Values] = {
+RECIPES: dict[str, Changes] = {"default": {}, "classic": CLASSIC, "short": SHORT}
+ABLATION: dict[str, Changes] = {
     "the default recipe": {},
     "whitened first layer": {"model": {"first_layer": "whitened"}},
     "bfloat16": {"train": {"precision": "bfloat16"}},
@@ -70,9 +71,10 @@ class Run:
     def params(self) -> Params:
         return make_params(json.loads(self.changes), {"train": {"threads": 1}}, seed=self.seed)
 
-    def read(self, data: str) -> dict[str, Any]:
+    def result(self, data: str) -> dict[str, Any]:
         """What it gave: trained now, or read from the file that an earlier call left."""
-        values = self.params.model_dump(include=set(SECTIONS)) | {"test": self.test, "data": data, "code": hash_code()}
+        values = self.params.model_dump(include=set(SECTIONS))
+        values |= {"test": self.test, "data": data, "code": hash_code(), "torch": torch.__version__}
         path = KEPT / f"{hashlib.sha256(json.dumps(values).encode()).hexdigest()[:32]}.json"
         if not path.exists():
             result = self.train()
@@ -87,7 +89,7 @@ class Run:
         params = self.params
         device.make_repeatable(params.train.threads)
         classes = len(dataset.load_class_names(PREPARED / "classes.json"))
-        splits = {name: dataset.load(PREPARED / f"{name}.npz", classes) for name in ("train", "validation", "test")}
+        splits = {name: dataset.load(PREPARED / f"{name}.npz", classes) for name in SPLITS}
         training = Training(
             splits["train"],
             splits["validation"],
@@ -108,12 +110,12 @@ class Run:
 
 def hash_code() -> str:
     """The SHA-256 of the modules that decide a result."""
-    names = ("augment", "dataset", "evaluation", "model", "randomness", "training")
+    names = ("augment", "dataset", "device", "evaluation", "model", "randomness", "training")
     text = b"".join((ROOT / f"src/lenet_cifar10/{name}.py").read_bytes() for name in names)
     return hashlib.sha256(text).hexdigest()
 
 
-def make_runs(variants: dict[str, Values], seeds: range, test: bool) -> dict[str, list[Run]]:
+def make_runs(variants: dict[str, Changes], seeds: range, test: bool) -> dict[str, list[Run]]:
     """The runs of each variant."""
     return {name: [Run(json.dumps(changes), seed, test) for seed in seeds] for name, changes in variants.items()}
 
@@ -156,14 +158,14 @@ def tabulate_ablation(results: dict[str, list[dict[str, Any]]]) -> Table:
     rows = []
     for name, runs in results.items():
         differences = [100 * (run["validation"] - base["validation"]) for run, base in zip(runs, whole, strict=True)]
-        change = f"{mean(differences):+.2f}" if runs is not whole else ""
+        change = f"{mean(differences):+.2f} ± {stdev(differences):.2f}" if runs is not whole else ""
         rows.append(
             (name, *(percent([run[kind] for run in runs]) for kind in ("validation", "validation flips")), change)
         )
     return Table(
         "What each knob brings",
-        "Validation accuracy in percent with one knob off and the others as they are: mean and standard deviation of "
-        "three seeds (0 to 2), and the mean difference to the default recipe of the same seed.",
+        "Validation accuracy in percent with one knob changed and the others as they are, and its difference to the "
+        "default recipe of the same seed: mean and standard deviation of three seeds (0 to 2).",
         ("recipe", "validation", "validation, flips", "difference"),
         rows,
     )
@@ -171,7 +173,8 @@ def tabulate_ablation(results: dict[str, list[dict[str, Any]]]) -> Table:
 
 def main() -> None:
     """Train what is missing, several at a time, and write the tables."""
-    digest = hashlib.sha256((PREPARED / "train.npz").read_bytes()).hexdigest()
+    arrays = b"".join((PREPARED / f"{name}.npz").read_bytes() for name in SPLITS)
+    digest = hashlib.sha256(arrays).hexdigest()
     recipes = make_runs(RECIPES, RECIPE_SEEDS, test=True)
     ablation = make_runs(ABLATION, ABLATION_SEEDS, test=False)
     # The default recipe's runs of the ablation are the recipes' own.
@@ -179,7 +182,7 @@ def main() -> None:
     wanted = list(dict.fromkeys(run for runs in (*recipes.values(), *ablation.values()) for run in runs))
     found: dict[Run, dict[str, Any]] = {}
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(run.read, digest): run for run in wanted}
+        waiting = {pool.submit(run.result, digest): run for run in wanted}
         for done in as_completed(waiting):
             run = waiting[done]
             found[run] = done.result()

@@ -8,6 +8,8 @@ the median of the pairs' ratios, a time the median of its runs.
 """
 
 import argparse
+import hashlib
+import itertools
 import math
 import os
 import platform
@@ -21,14 +23,15 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from project import copy_project, environment
 from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks.baseline import AUGMENTATION, BATCH_SIZE, Baseline
+from benchmarks.baseline import AUGMENTATION, Baseline
+from benchmarks.recipes import CLASSIC, SHORT, Changes, dotted
 from lenet_cifar10 import augment, dataset, device
 from lenet_cifar10.dataset import Split
 from lenet_cifar10.drawings import draw_archive
@@ -43,56 +46,6 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 CONV1, LATER_LAYERS = 32 * 32 * 16 * 27, 16 * 16 * 32 * 144 + 8 * 8 * 64 * 288 + 1024 * 500 + 500 * 10
 MULTIPLY_ADDS = 2 * CONV1 + 3 * LATER_LAYERS
 
-# The published augmentation, as the baseline has it.
-CLASSIC = {
-    "augment": {
-        "flip_probability": 0.5,
-        "translation_pixels": 0,
-        "rotation_degrees": 10,
-        "shear_degrees": 10,
-        "scale": 0.2,
-        "brightness": 0.2,
-        "contrast": 0.2,
-        "saturation": 0.2,
-        "border": "zero",
-    },
-    "model": {"dropout": 0.5, "first_layer": "learned"},
-    "train": {
-        "precision": "float32",
-        "optimizer": "adam",
-        "momentum": 0.0,
-        "learning_rate": 0.001,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "warmup_fraction": 0.0,
-        "batch_size": BATCH_SIZE,
-        "label_smoothing": 0.0,
-        "averaging_decay": 0.0,
-    },
-}
-
-# Reaches the accuracy of the baseline's 20 epochs in five; the README shows it as overrides.
-SHORT_RECIPE = {
-    "train": {
-        "precision": "bfloat16",
-        "epochs": 5,
-        "learning_rate": 0.05,
-        "warmup_fraction": 0.2,
-        "label_smoothing": 0.0,
-        "averaging_decay": 0.0,
-    },
-    "model": {"dropout": 0.0, "first_layer": "whitened"},
-    "augment": {
-        "translation_pixels": 1,
-        "rotation_degrees": 0,
-        "shear_degrees": 0,
-        "scale": 0,
-        "brightness": 0,
-        "contrast": 0,
-        "saturation": 0,
-    },
-}
-
 
 @dataclass(frozen=True)
 class Size:
@@ -103,8 +56,8 @@ class Size:
     augmented_images: int
 
 
-FULL = Size(runs=5, train_images=45_000, augmented_images=5_000)
-SHORT = Size(runs=3, train_images=2_000, augmented_images=1_000)
+FULL_SIZE = Size(runs=5, train_images=45_000, augmented_images=5_000)
+SHORT_SIZE = Size(runs=3, train_images=2_000, augmented_images=1_000)
 
 
 @dataclass(frozen=True)
@@ -128,26 +81,29 @@ def time_once(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], object], runs: int) -> tuple[float, float, float]:
-    """Median seconds of both, and the median of theirs over ours, run in turn after a warm-up of each."""
+class Comparison(NamedTuple):
+    """Median seconds of both sides, and the median of the pairs' ratios, theirs over ours."""
+
+    ours: float
+    theirs: float
+    ratio: float
+
+
+def compare(ours: Callable[[], object], theirs: Callable[[], object], runs: int) -> Comparison:
+    """Run both in turn, after a warm-up of each."""
     ours()
     theirs()
     pairs = [(time_once(ours), time_once(theirs)) for _ in range(runs)]
-    return median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs)
+    return Comparison(median(a for a, _ in pairs), median(b for _, b in pairs), median(b / a for a, b in pairs))
 
 
-def make_params(*changes: dict[str, dict[str, Any]], seed: int = 0) -> Params:
+def make_params(*changes: Changes, seed: int = 0) -> Params:
     """The parameters of params.yaml with another seed and some sections' values replaced."""
     values: dict[str, Any] = Params.load(ROOT / "params.yaml").model_dump() | {"seed": seed}
     for change in changes:
         for section, settings in change.items():
             values[section] |= settings
     return Params.check(values)
-
-
-def dotted(changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The same values by dotted keys."""
-    return {f"{section}.{key}": value for section, settings in changes.items() for key, value in settings.items()}
 
 
 def make_training(split: Split, validation: Split, params: Params, where: torch.device) -> Training:
@@ -169,8 +125,10 @@ def threads(count: int) -> Iterator[None]:
     """torch with that many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def measure_augmentation(split: Split, size: Size) -> Table:
@@ -186,52 +144,58 @@ def measure_augmentation(split: Split, size: Size) -> Table:
         torch.stack([pil_to_tensor(AUGMENTATION(Image.fromarray(image))) for image in images.transpose(0, 2, 3, 1)])
 
     with threads(1):
-        a, b, ratio = compare(ours, theirs, size.runs)
+        measured = compare(ours, theirs, size.runs)
     each = 1e6 / len(images)
     return Table(
         "Augmentation",
         "Flip, rotation, shear and zoom, three colour operations; from uint8 arrays to uint8 tensors, one core.",
         ("this project, microseconds an image", "torchvision on Pillow", "ratio"),
-        [(f"{a * each:.1f}", f"{b * each:.1f}", f"{ratio:.1f}")],
+        [(f"{measured.ours * each:.1f}", f"{measured.theirs * each:.1f}", f"{measured.ratio:.1f}")],
     )
 
 
-def measure_epochs(split: Split, validation: Split, size: Size) -> Table:
-    """One training epoch, without validation, against the baseline in its fastest form."""
+def measure_forms(split: Split, validation: Split) -> dict[int, float]:
+    """Seconds of one epoch of the baseline with 0, 1 and 2 workers, the fastest first."""
     seconds = {}
     for workers in (0, 1, 2):
         candidate = Baseline(split, validation, 10, workers)
         candidate.train_epoch()  # the workers start
         seconds[workers] = time_once(candidate.train_epoch)
-    workers = min(seconds, key=lambda count: seconds[count])
-    baseline = Baseline(split, validation, 10, workers)
-    forms = ", ".join(f"{count} workers {taken:.1f} s" for count, taken in seconds.items())
-    rows = []
+    return dict(sorted(seconds.items(), key=lambda form: form[1]))
+
+
+def measure_epochs(split: Split, validation: Split, size: Size, forms: dict[int, float]) -> Table:
+    """One training epoch, without validation, against the baseline in its fastest form."""
     whitened, bfloat16 = {"model": {"first_layer": "whitened"}}, {"train": {"precision": "bfloat16"}}
-    recipes = {
-        "default recipe": ({},),
-        "default recipe, whitened first layer": (whitened,),
-        "the baseline's own recipe": (CLASSIC,),
+    recipes: dict[str, list[Changes]] = {
+        "default recipe": [],
+        "default recipe, whitened first layer": [whitened],
+        "the baseline's own recipe": [CLASSIC],
     }
     if device.computes_bfloat16(torch.device("cpu")):
-        recipes["default recipe, bfloat16"] = (bfloat16,)
-        recipes["the baseline's own recipe, bfloat16"] = (CLASSIC, bfloat16)
+        recipes["default recipe, bfloat16"] = [bfloat16]
+        recipes["the baseline's own recipe, bfloat16"] = [CLASSIC, bfloat16]
+    baseline = Baseline(split, validation, 10, next(iter(forms)))
+    rows = []
     for name, changes in recipes.items():
-        params = make_params(*changes, {"train": {"epochs": 1000}})
-        training = make_training(split, validation, params, torch.device("cpu"))
-        epochs = iter(range(1, 1000))
-        a, b, ratio = compare(
-            lambda training=training, epochs=epochs: training.train_epoch(next(epochs)),
-            baseline.train_epoch,
-            size.runs,
-        )
-        rows.append((name, f"{a:.2f}", f"{b:.2f}", f"{ratio:.2f}"))
+        train_epoch = endless_epochs(make_params(*changes), split, validation, torch.device("cpu"))
+        measured = compare(train_epoch, baseline.train_epoch, size.runs)
+        rows.append((name, f"{measured.ours:.2f}", f"{measured.theirs:.2f}", f"{measured.ratio:.2f}"))
+    told = ", ".join(f"{seconds:.1f} s with {workers} workers" for workers, seconds in sorted(forms.items()))
     return Table(
         "A training epoch",
-        f"{len(split):,} images, two threads. The baseline's forms, once each: {forms}; the fastest is compared.",
+        f"{len(split):,} images, two threads. The baseline's forms, once each: {told}; the fastest is compared.",
         ("what", "this project, seconds", "baseline, seconds", "ratio"),
         rows,
     )
+
+
+def endless_epochs(params: Params, split: Split, validation: Split, where: torch.device) -> Callable[[], object]:
+    """A call trains the next epoch of a run that has no last one."""
+    endless = params.model_copy(update={"train": params.train.model_copy(update={"epochs": 10_000})})
+    training = make_training(split, validation, endless, where)
+    epochs = itertools.count(1)
+    return lambda: training.train_epoch(next(epochs))
 
 
 def measure_step(size: Size) -> Table:
@@ -253,15 +217,16 @@ def measure_step(size: Size) -> Table:
         for _ in range(products):
             torch.mm(matrix, matrix)
 
-    a, b, _ = compare(step, multiply, max(size.runs, 7))
-    rate = products * 2 * 2048**3 / b
+    measured = compare(step, multiply, max(size.runs, 7))
+    rate = products * 2 * 2048**3 / measured.theirs
     floor = batch * MULTIPLY_ADDS * 2 / rate
+    taken = measured.ours / steps
     return Table(
         "A step",
         "Forward, backward and optimizer, batch 250, deterministic mode on, two threads; the floor is the time of "
         "their multiply-adds in a product of two 2048 x 2048 float32 matrices.",
         ("step, milliseconds", "floor, milliseconds", "step / floor", "product, GFLOP/s"),
-        [(f"{1e3 * a / steps:.1f}", f"{1e3 * floor:.1f}", f"{a / steps / floor:.2f}", f"{rate / 1e9:.0f}")],
+        [(f"{1e3 * taken:.1f}", f"{1e3 * floor:.1f}", f"{taken / floor:.2f}", f"{rate / 1e9:.0f}")],
     )
 
 
@@ -269,25 +234,26 @@ def measure_growth(split: Split, validation: Split) -> Table:
     """Seconds of one epoch of the default recipe as one thing grows."""
     rows = []
 
-    def measure(name: str, images: int, **settings: int) -> None:
-        params = make_params({"train": {"epochs": 1000, **settings}})
+    def measure(images: int, batch_size: int, count: int) -> None:
+        params = make_params({"train": {"batch_size": batch_size, "threads": count}})
         part = Split(split.images[:images], split.labels[:images])
-        with threads(settings.get("threads", params.train.threads)):
-            training = make_training(part, validation, params, torch.device("cpu"))
-            training.train_epoch(1)
-            taken = median(time_once(lambda: training.train_epoch(2)) for _ in range(3))
-        rows.append((name, f"{taken:.2f}", f"{1e6 * taken / images:.0f}"))
+        with threads(count):
+            train_epoch = endless_epochs(params, part, validation, torch.device("cpu"))
+            train_epoch()
+            taken = median(time_once(train_epoch) for _ in range(3))
+        rows.append((f"{images:,}", f"{batch_size}", f"{count}", f"{taken:.2f}", f"{1e6 * taken / images:.0f}"))
 
+    usual = make_params().train.batch_size
     for images in (10_000, 20_000, 40_000):
-        measure(f"{images:,} images, batch 250, 2 threads", images, batch_size=250)
-    for batch_size in (50, 100, 500, 1000):
-        measure(f"20,000 images, batch {batch_size}, 2 threads", 20_000, batch_size=batch_size)
-    measure("20,000 images, batch 250, 1 thread", 20_000, batch_size=250, threads=1)
+        measure(images, usual, 2)
+    for batch_size in (50, 250, 500, 1000):
+        measure(20_000, batch_size, 2)
+    measure(20_000, usual, 1)
     note = (
-        "The default recipe. Time is linear in the images. A batch of 1,000 is past the processor's cache: the first "
-        "convolution alone gives 66 MB."
+        "The default recipe but for these. Time is linear in the images. A batch of 1,000 is past the processor's "
+        "cache: the first convolution alone gives 66 MB."
     )
-    return Table("What an epoch costs", note, ("what", "seconds", "microseconds an image"), rows)
+    return Table("What an epoch costs", note, ("images", "batch", "threads", "seconds", "microseconds an image"), rows)
 
 
 def measure_workflow(split: Split) -> Table:
@@ -313,9 +279,9 @@ def measure_workflow(split: Split) -> Table:
     return Table("The workflow", "Whole processes.", ("what", "measured"), rows)
 
 
-def measure_time_to_accuracy(split: Split, validation: Split) -> Table:
+def measure_time_to_accuracy(split: Split, validation: Split, workers: int) -> Table:
     """From process start to the baseline's accuracy after 20 epochs, with the short recipe."""
-    baseline = Baseline(split, validation, 10, workers=2)
+    baseline = Baseline(split, validation, 10, workers)
     start = time.perf_counter()
     for _ in range(20):
         baseline.train_epoch()
@@ -323,7 +289,7 @@ def measure_time_to_accuracy(split: Split, validation: Split) -> Table:
     target = baseline.validate()
     with tempfile.TemporaryDirectory() as name:
         project = copy_project(Path(name))
-        project.change_params(dotted(SHORT_RECIPE))
+        project.change_params(dotted(SHORT))
         prepared = project.folder / "data/prepared"
         prepared.mkdir(parents=True)
         dataset.save(prepared / "train.npz", split)
@@ -332,8 +298,8 @@ def measure_time_to_accuracy(split: Split, validation: Split) -> Table:
         ours, reached = time_to_reach(target, project.folder)
     return Table(
         "Time to the baseline's accuracy",
-        f"The baseline's 20 epochs reach a validation accuracy of {target:.4f}; the short recipe, measured from the "
-        "start of its process, is stopped at the first epoch that reaches it.",
+        f"The baseline's 20 epochs (seed 0, {workers} workers) reach a validation accuracy of {target:.4f}; the short "
+        "recipe, measured from the start of its process, is stopped at the first epoch that reaches it.",
         ("this project, seconds", "baseline, seconds", "ratio", "validation accuracy reached"),
         [(f"{ours:.1f}", f"{theirs:.1f}", f"{theirs / ours:.1f}", reached)],
     )
@@ -360,14 +326,9 @@ def time_to_reach(target: float, folder: Path) -> tuple[float, str]:
 
 def measure_gpu(split: Split, validation: Split, size: Size) -> Table:
     """An epoch of the default recipe on the first GPU."""
-    training = make_training(split, validation, make_params({"train": {"epochs": 1000}}), torch.device("cuda", 0))
-    epochs = iter(range(1, 1000))
-
-    def run() -> None:
-        training.train_epoch(next(epochs))  # ends with the epoch's only wait for the device
-
-    run()
-    taken = median(time_once(run) for _ in range(size.runs))
+    train_epoch = endless_epochs(make_params(), split, validation, torch.device("cuda", 0))
+    train_epoch()  # it ends by reading its figures, so the device has done everything then
+    taken = median(time_once(train_epoch) for _ in range(size.runs))
     memory = torch.cuda.max_memory_allocated() / 1e6
     row = (torch.cuda.get_device_name(0), f"{taken:.3f}", f"{len(split) / taken:,.0f}", f"{memory:,.0f}")
     return Table(
@@ -377,7 +338,7 @@ def measure_gpu(split: Split, validation: Split, size: Size) -> Table:
 
 def load_splits(size: Size) -> tuple[Split, Split]:
     """Training and validation images: those of data/prepared for the full size, generated ones for the short."""
-    if size is FULL:
+    if size is FULL_SIZE:
         folder = ROOT / "data/prepared"
         classes = len(dataset.load_class_names(folder / "classes.json"))
         return dataset.load(folder / "train.npz", classes), dataset.load(folder / "validation.npz", classes)
@@ -390,18 +351,20 @@ def measure_all(size: Size) -> Iterator[Table]:
     split, validation = load_splits(size)
     yield measure_augmentation(split, size)
     yield measure_step(size)
-    yield measure_epochs(split, validation, size)
-    if size is FULL:
+    forms = measure_forms(split, validation)
+    yield measure_epochs(split, validation, size, forms)
+    if size is FULL_SIZE:
         yield measure_growth(split, validation)
         yield measure_workflow(split)
-        yield measure_time_to_accuracy(split, validation)
+        yield measure_time_to_accuracy(split, validation, next(iter(forms)))
     if torch.cuda.is_available():
         yield measure_gpu(split, validation, size)
 
 
 def describe_data() -> str:
-    """Which archive the images of data/prepared come from."""
-    digest = make_params().data.sha256
+    """Which archive the images of data/prepared come from: the one that download has left."""
+    with (ROOT / "data/raw/cifar-10-python.tar.gz").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return f"{'CIFAR-10' if digest.startswith('6d958be0') else 'the images of the archive'} (SHA-256 {digest[:8]}…)"
 
 
@@ -416,13 +379,14 @@ def main() -> None:
     """Measure, print, and write the full form's tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="fewer, generated images; under two minutes")
-    size = SHORT if parser.parse_args().short else FULL
+    size = SHORT_SIZE if parser.parse_args().short else FULL_SIZE
     device.make_repeatable(make_params().train.threads)
-    parts = ["# Benchmarks", f"Made by `make bench` on {describe_data()}; {describe_machine()}."]
+    data = describe_data() if size is FULL_SIZE else "generated images"
+    parts = ["# Benchmarks", f"Made by `make bench` on {data}; {describe_machine()}."]
     for table in measure_all(size):
         parts.append(str(table))
         print(f"\n{table}", flush=True)
-    if size is FULL:
+    if size is FULL_SIZE:
         RESULTS.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
         print(f"\nwritten to {RESULTS}")
 
