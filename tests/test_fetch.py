@@ -708,6 +708,7 @@ class TestProcesses:
             assert server.paused.wait(60)
             wait_until(lambda: place.partial.stat().st_size == HALF)
             process.send_signal(number)
+            process.communicate()
         assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
         assert not place.target.exists()
         assert place.partial.read_bytes() == CONTENT[:HALF]

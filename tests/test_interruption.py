@@ -54,6 +54,16 @@ def test_a_signal_ends_it_with_one_line_and_its_own_status(tmp_path: Path, doing
     assert told == f"stopped by {number.name}: run dvc repro again to go on\n"
 
 
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_where_nobody_reads_the_line_any_more_the_status_is_the_same(tmp_path: Path, number: signal.Signals) -> None:
+    with start(tmp_path, BODIES["waiting"]) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+        process.send_signal(number)
+        process.wait(timeout=5)
+    assert process.returncode == 128 + number
+
+
 def test_a_second_signal_during_the_clean_up_changes_nothing(tmp_path: Path) -> None:
     with start(
         tmp_path, "try:\n    time.sleep(60)\nfinally:\n    time.sleep(0.5)\n    print('clean', flush=True)"

@@ -85,6 +85,7 @@ def test_two_queued_experiments_at_once_give_the_bytes_of_each_alone(pipeline: P
         {"OMP_NUM_THREADS": "3"},
         {"MKL_NUM_THREADS": "3"},
         {"OMP_THREAD_LIMIT": "1"},
+        {"OMP_MAX_ACTIVE_LEVELS": "0"},
         {"OMP_DYNAMIC": "true", "MKL_DYNAMIC": "true"},
     ],
     ids=str,

@@ -43,8 +43,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
         signal.signal(other, signal.SIG_IGN)  # one is enough, and the clean-up is short
     status = 128 + number
     # Written past Python's buffers, which the interrupted code may be in the middle of.
-    start = "\n" if os.isatty(2) else ""  # a terminal's line may hold a bar
-    os.write(2, f"{start}stopped by {signal.Signals(number).name}: {_advice}\n".encode())
+    with suppress(OSError):  # whoever read it may be gone
+        start = "\n" if os.isatty(2) else ""  # a terminal's line may hold a bar
+        os.write(2, f"{start}stopped by {signal.Signals(number).name}: {_advice}\n".encode())
     watchdog = threading.Timer(_GRACE_SECONDS, os._exit, [status])
     watchdog.daemon = True
     watchdog.start()
