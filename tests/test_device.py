@@ -1,6 +1,7 @@
 """The device asked for is used or refused, and its settings make results repeatable."""
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -120,6 +121,25 @@ def test_threads_are_set_whatever_the_environment_says() -> None:
     }
     ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout == "2\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in their own way")
+def test_freed_memory_is_kept_for_the_next_array() -> None:
+    code = """
+import resource, torch
+from lenet_cifar10 import device
+device.prepare("cpu", 1)
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(16 << 20)  # 64 MiB: 16,384 pages
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    environment = {"PYTHONPATH": str(Path(device.__file__).parent.parent)}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert int(ended.stdout) < 10_000
 
 
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The device that a run computes on, and its settings for repeatable results."""
 
+import ctypes
 import os
 import platform
 from importlib import metadata
@@ -9,6 +10,8 @@ import torch
 from torch.utils import deterministic
 
 from lenet_cifar10.errors import UserError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
 def choose(name: str) -> torch.device:
@@ -43,6 +46,7 @@ def prepare(name: str, threads: int) -> torch.device:
     """The device called `name`, as `choose` finds it, with torch set as by `make_repeatable`."""
     device = choose(name)
     make_repeatable(threads)
+    keep_freed_memory()
     return device
 
 
@@ -67,6 +71,18 @@ def make_repeatable(threads: int) -> None:
     # The same float32 products on every GPU generation.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next step's arrays.
+
+    It would give large arrays back to the system, and take them anew with a page fault every 4 KiB: a fifth of an
+    epoch's time, and two fifths with batches of 1,000. The peak stays the same. Elsewhere nothing is done.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_MMAP_MAX, 0)
 
 
 def environment(device: torch.device) -> dict[str, str | int]:

@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.bench import ROOT, Table, describe_data, describe_machine, make_params
 from benchmarks.recipes import CLASSIC, SHORT, Changes
-from lenet_cifar10 import dataset, device
+from lenet_cifar10 import dataset, device, errors
 from lenet_cifar10.evaluation import predict, predict_with_flips, score
 from lenet_cifar10.params import Params
 from lenet_cifar10.training import Training
@@ -87,7 +87,7 @@ class Run:
     def train(self) -> dict[str, Any]:
         """Validation accuracies, an epoch each, and the last weights' accuracies, plain and with flips."""
         params = self.params
-        device.make_repeatable(params.train.threads)
+        device.prepare("cpu", params.train.threads)
         classes = len(dataset.load_class_names(PREPARED / "classes.json"))
         splits = {name: dataset.load(PREPARED / f"{name}.npz", classes) for name in SPLITS}
         training = Training(
@@ -197,4 +197,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

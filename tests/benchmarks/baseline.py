@@ -6,6 +6,10 @@ notebooks do it.
 """
 
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Self
 
 import torch
 from PIL import Image
@@ -81,3 +85,43 @@ class Baseline:
         self.network.eval()
         hits = sum((self.network(images).argmax(1) == labels).sum().item() for images, labels in self.validation)
         return hits / len(self.validation.dataset)  # pyright: ignore[reportArgumentType]
+
+
+class BaselineProcess:
+    """The baseline in a process of its own, as a context: without the settings that this project makes for itself."""
+
+    def __init__(self, training: Split, validation: Split, classes: int, workers: int) -> None:
+        context = get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, training, validation, classes, workers))
+        self.process.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.connection.close()  # ends its loop
+        self.process.join()
+
+    def train_epoch(self) -> None:
+        """Train on every image once."""
+        self._call("train_epoch")
+
+    def validate(self) -> float:
+        """The accuracy on the validation images, in eval mode."""
+        return self._call("validate")
+
+    def _call(self, method: str) -> float:
+        self.connection.send(method)
+        return self.connection.recv()
+
+
+def _serve(connection: Connection, training: Split, validation: Split, classes: int, workers: int) -> None:
+    baseline = Baseline(training, validation, classes, workers)
+    try:
+        while True:
+            connection.send(getattr(baseline, connection.recv())())
+    except EOFError:
+        pass

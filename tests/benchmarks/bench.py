@@ -30,9 +30,9 @@ from PIL import Image
 from project import copy_project, environment
 from torchvision.transforms.functional import pil_to_tensor
 
-from benchmarks.baseline import AUGMENTATION, Baseline
+from benchmarks.baseline import AUGMENTATION, BaselineProcess
 from benchmarks.recipes import CLASSIC, SHORT, Changes, dotted
-from lenet_cifar10 import augment, dataset, device
+from lenet_cifar10 import augment, dataset, device, errors
 from lenet_cifar10.dataset import Split
 from lenet_cifar10.drawings import draw_archive
 from lenet_cifar10.params import Params
@@ -158,9 +158,9 @@ def measure_forms(split: Split, validation: Split) -> dict[int, float]:
     """Seconds of one epoch of the baseline with 0, 1 and 2 workers, the fastest first."""
     seconds = {}
     for workers in (0, 1, 2):
-        candidate = Baseline(split, validation, 10, workers)
-        candidate.train_epoch()  # the workers start
-        seconds[workers] = time_once(candidate.train_epoch)
+        with BaselineProcess(split, validation, 10, workers) as candidate:
+            candidate.train_epoch()  # the workers start
+            seconds[workers] = time_once(candidate.train_epoch)
     return dict(sorted(seconds.items(), key=lambda form: form[1]))
 
 
@@ -175,12 +175,12 @@ def measure_epochs(split: Split, validation: Split, size: Size, forms: dict[int,
     if device.computes_bfloat16(torch.device("cpu")):
         recipes["default recipe, bfloat16"] = [bfloat16]
         recipes["the baseline's own recipe, bfloat16"] = [CLASSIC, bfloat16]
-    baseline = Baseline(split, validation, 10, next(iter(forms)))
     rows = []
-    for name, changes in recipes.items():
-        train_epoch = endless_epochs(make_params(*changes), split, validation, torch.device("cpu"))
-        measured = compare(train_epoch, baseline.train_epoch, size.runs)
-        rows.append((name, f"{measured.ours:.2f}", f"{measured.theirs:.2f}", f"{measured.ratio:.2f}"))
+    with BaselineProcess(split, validation, 10, next(iter(forms))) as baseline:
+        for name, changes in recipes.items():
+            train_epoch = endless_epochs(make_params(*changes), split, validation, torch.device("cpu"))
+            measured = compare(train_epoch, baseline.train_epoch, size.runs)
+            rows.append((name, f"{measured.ours:.2f}", f"{measured.theirs:.2f}", f"{measured.ratio:.2f}"))
     told = ", ".join(f"{seconds:.1f} s with {workers} workers" for workers, seconds in sorted(forms.items()))
     return Table(
         "A training epoch",
@@ -249,10 +249,7 @@ def measure_growth(split: Split, validation: Split) -> Table:
     for batch_size in (50, 250, 500, 1000):
         measure(20_000, batch_size, 2)
     measure(20_000, usual, 1)
-    note = (
-        "The default recipe but for these. Time is linear in the images. A batch of 1,000 is past the processor's "
-        "cache: the first convolution alone gives 66 MB."
-    )
+    note = "The default recipe but for these."
     return Table("What an epoch costs", note, ("images", "batch", "threads", "seconds", "microseconds an image"), rows)
 
 
@@ -281,12 +278,12 @@ def measure_workflow(split: Split) -> Table:
 
 def measure_time_to_accuracy(split: Split, validation: Split, workers: int) -> Table:
     """From process start to the baseline's accuracy after 20 epochs, with the short recipe."""
-    baseline = Baseline(split, validation, 10, workers)
     start = time.perf_counter()
-    for _ in range(20):
-        baseline.train_epoch()
-    theirs = time.perf_counter() - start
-    target = baseline.validate()
+    with BaselineProcess(split, validation, 10, workers) as baseline:
+        for _ in range(20):
+            baseline.train_epoch()
+        theirs = time.perf_counter() - start
+        target = baseline.validate()
     with tempfile.TemporaryDirectory() as name:
         project = copy_project(Path(name))
         project.change_params(dotted(SHORT))
@@ -380,7 +377,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="fewer, generated images; under two minutes")
     size = SHORT_SIZE if parser.parse_args().short else FULL_SIZE
-    device.make_repeatable(make_params().train.threads)
+    device.prepare("cpu", make_params().train.threads)
     data = describe_data() if size is FULL_SIZE else "generated images"
     parts = ["# Benchmarks", f"Made by `make bench` on {data}; {describe_machine()}."]
     for table in measure_all(size):
@@ -392,4 +389,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)
