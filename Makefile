@@ -79,8 +79,8 @@ accuracy: setup  ## Measure what the recipe and each knob reach, five and three 
 chaos: setup  ## Kill 60 runs at random moments and compare what comes out (ten minutes)
 	PYTHONPATH=tests python -m chaos
 
-fuzz: setup  ## Give every reader 5,000 damaged or invented files of each kind (ten minutes)
-	FUZZ_INPUTS=5000 pytest tests/test_fuzz.py --numprocesses 2 --hypothesis-show-statistics
+fuzz: setup  ## Give the readers 24,000 damaged or invented files (minutes)
+	FUZZ_INPUTS=3000 pytest tests/test_fuzz.py --numprocesses 2 --hypothesis-show-statistics
 
 lint: setup  ## Check style, format and types
 	ruff check
