@@ -693,7 +693,7 @@ class TestFolders:
 
     def test_a_folder_without_permission(self, place: Place, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "access", lambda *_: False)
-        assert place.fail(serve()) == [f"{place.target.parent}: cannot be written: Permission denied"]
+        assert place.fail(serve()) == [f"{place.target.parent}: cannot be written: Permission denied; mend this and run again"]
 
     def test_a_folder_in_place_of_the_target(self, place: Place, serve: Serve) -> None:
         place.target.mkdir(parents=True)

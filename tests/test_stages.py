@@ -170,7 +170,7 @@ def test_a_folder_without_write_permission_is_named(pipeline: Project, stage: st
     (pipeline.folder / folder).chmod(0o755)
     assert result.status == 1, result.text
     assert "Traceback" not in result.text
-    assert re.search(rf"error: {folder}/\S*: Permission denied; mend this", result.text), result.text
+    assert re.search(rf"error: {folder}\b.*: Permission denied; mend this", result.text), result.text
     assert files_of(pipeline) == before
 
 

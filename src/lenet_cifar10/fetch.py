@@ -511,7 +511,7 @@ def _cannot_write(folder: Path, error: OSError, needed: int | None = None, kept:
     """One line for a failure to write in `folder`, where so many more bytes were needed."""
     advice = _ADVICE.get(error.errno or 0)
     if advice is None:
-        return UserError(f"{folder}: cannot be written: {error.strerror or error}")
+        return UserError(f"{folder}: cannot be written: {error.strerror or error}; mend this and run again")
     needs = "more bytes" if needed is None else f"{needed:,} more bytes"
     place = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(place).free
