@@ -669,7 +669,7 @@ class TestFolders:
         ("below", "words"),
         [
             ("", "is a file, expected a folder; move it away and run again"),
-            ("below", "cannot be written: Not a directory"),
+            ("below", "cannot be written: Not a directory; mend this and run again"),
         ],
     )
     def test_a_file_in_place_of_a_folder(self, place: Place, serve: Serve, which: str, below: str, words: str) -> None:
@@ -693,7 +693,9 @@ class TestFolders:
 
     def test_a_folder_without_permission(self, place: Place, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "access", lambda *_: False)
-        assert place.fail(serve()) == [f"{place.target.parent}: cannot be written: Permission denied; mend this and run again"]
+        assert place.fail(serve()) == [
+            f"{place.target.parent}: cannot be written: Permission denied; mend this and run again"
+        ]
 
     def test_a_folder_in_place_of_the_target(self, place: Place, serve: Serve) -> None:
         place.target.mkdir(parents=True)
