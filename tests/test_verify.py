@@ -64,7 +64,9 @@ def test_a_flipped_bit_in_the_workspace_is_found_and_put_right(pipeline: Project
 def test_a_flipped_bit_in_a_picture_is_found(pipeline: Project) -> None:
     flip_a_bit(pipeline.folder / PICTURE)
     (complaint,) = complaints(pipeline)
-    assert complaint == "plots/images: differs; run git restore plots/images, or dvc repro --force figures"
+    assert (
+        complaint == "plots/images: differs; run git restore plots/images, or dvc repro --force --single-item figures"
+    )
     repair(pipeline, complaint)
     pipeline.run("lenet-cifar10", "verify")
 
@@ -79,6 +81,21 @@ def test_a_flipped_bit_in_the_cache_is_found_and_put_right(pipeline: Project, na
     assert complaint.startswith(f"{kept} (the cache's copy of {name}): differs; run ")
     repair(pipeline, complaint)
     assert kept.read_bytes() == before
+    pipeline.run("lenet-cifar10", "verify")
+
+
+def test_mending_the_cache_does_not_take_another_fault_for_right(pipeline: Project) -> None:
+    lock = pipeline.read("dvc.lock")
+    flip_a_bit(copy_in_cache(pipeline, "data/prepared/train.npz"))
+    flip_a_bit(pipeline.folder / "data/prepared/test.npz")
+    code = pipeline.folder / "src/lenet_cifar10/dataset.py"
+    code.write_text(code.read_text() + "# changed\n")
+    first, second = complaints(pipeline)
+    assert "train.npz" in first
+    repair(pipeline, first)
+    assert complaints(pipeline) == [second]
+    assert pipeline.read("dvc.lock") == lock
+    repair(pipeline, second)
     pipeline.run("lenet-cifar10", "verify")
 
 

@@ -73,10 +73,12 @@ def _hash(path: Path) -> str:
 
 def _repair(name: str, bad_copy: Path | None, bad_here: bool, cached: bool, stage: str) -> str:
     """The command line that puts right whichever of an output and its copy in the cache is wrong."""
+    rerun = f"dvc repro --force --single-item {stage}"
     if bad_copy and bad_here:
-        return f"run {shlex.join(['rm', '-rf', str(bad_copy), name])} && dvc repro --force {stage}"
-    if bad_copy:
-        return f"run {shlex.join(['rm', '-f', str(bad_copy)])} && dvc commit --force {stage}"
+        return f"run {shlex.join(['rm', '-rf', str(bad_copy), name])} && {rerun}"
+    if bad_copy:  # dvc commit would do, but takes whatever else has changed for right
+        copy, protect = ["cp", "--remove-destination", name, str(bad_copy)], ["chmod", "444", str(bad_copy)]
+        return f"run mkdir -p {shlex.quote(str(bad_copy.parent))} && {shlex.join(copy)} && {shlex.join(protect)}"
     if cached:
         return f"run rm -rf {name} && dvc checkout {name}"  # checkout alone would trust the file's time and size
-    return f"run git restore {name}, or dvc repro --force {stage}"
+    return f"run git restore {name}, or {rerun}"
