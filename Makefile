@@ -76,7 +76,7 @@ bench-short: setup  ## The same on fewer images, under two minutes
 accuracy: setup  ## Measure what the recipe and each knob reach, five and three seeds (after make repro; over an hour)
 	PYTHONPATH=tests python -m benchmarks.accuracy
 
-chaos: setup  ## Kill 60 runs at random moments and compare what comes out (ten minutes)
+chaos: setup  ## Kill 60 runs at random moments and compare what comes out (a quarter of an hour)
 	PYTHONPATH=tests python -m chaos
 
 fuzz: setup  ## Give the readers 24,000 damaged or invented files (minutes)

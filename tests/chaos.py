@@ -1,6 +1,6 @@
 """Kill real `dvc repro` runs at random moments, let the next one go on, and compare every output's bytes.
 
-    make chaos                                          # 60 kills, about ten minutes on two cores
+    make chaos                                          # 60 kills, about a quarter of an hour on two cores
     PYTHONPATH=tests python -m chaos --kills 12 --seed 7
 
 Each round starts from a clean clone on a small archive of generated images, which a local server sends slowly. One to

@@ -143,7 +143,7 @@ with tempfile.TemporaryDirectory() as _folder:
     TAR = gzip.decompress(_path.read_bytes())
 GZIP = gzip.compress(TAR, 1)
 with tarfile.open(fileobj=io.BytesIO(TAR)) as _tar:
-    PICKLES = {member.name: _tar.extractfile(member).read() for member in _tar if member.isfile()}  # type: ignore[union-attr]
+    PICKLES = {member.name: file.read() for member in _tar if (file := _tar.extractfile(member))}
 
 
 def tar_with(name: str, pickle: bytes) -> bytes:

@@ -43,7 +43,7 @@ def choose(name: str) -> torch.device:
 
 
 def prepare(name: str, threads: int) -> torch.device:
-    """The device called `name`, as `choose` finds it, with torch set as by `make_repeatable`."""
+    """The device called `name`, as `choose` finds it, with `make_repeatable` and `keep_freed_memory` done."""
     device = choose(name)
     make_repeatable(threads)
     keep_freed_memory()

@@ -80,7 +80,7 @@ class Run:
             result = self.train()
             KEPT.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".part")
-            unfinished.write_text(json.dumps(values | result))
+            unfinished.write_text(json.dumps(result))
             unfinished.replace(path)
         return json.loads(path.read_text())
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.terminal import console, say
 
-AS_LOCKED, WRONG = "as in dvc.lock", ("is missing", "differs")
+AS_LOCKED = "as in dvc.lock"
 
 
 def verify() -> None:
@@ -40,11 +40,12 @@ def verify() -> None:
         kept = Path(out.cache.oid_to_path(expected)) if out.use_cache else None
         here, there = _compare(path, expected), _compare(kept, expected) if kept else "-"
         table.add_row(name, here, there)
-        repair = _repair(name, kept if there in WRONG else None, here in WRONG, out.use_cache, stage.addressing)
-        if here in WRONG:
+        wrong_here, wrong_copy = here != AS_LOCKED, kept if kept and there != AS_LOCKED else None
+        repair = _repair(name, wrong_here, wrong_copy, out.use_cache, stage.addressing)
+        if wrong_here:
             mistakes.append(f"{name}: {here}; {repair}")
-        if there in WRONG:
-            mistakes.append(f"{kept} (the cache's copy of {name}): {there}; {repair}")
+        if wrong_copy:
+            mistakes.append(f"{wrong_copy} (the cache's copy of {name}): {there}; {repair}")
     console.print(table)
     if mistakes:
         raise UserError("\n".join(mistakes))
@@ -52,10 +53,9 @@ def verify() -> None:
 
 
 def _compare(path: Path, expected: str) -> str:
-    missing, differs = WRONG
     if not path.exists():
-        return missing
-    return AS_LOCKED if _hash(path) == expected else differs
+        return "is missing"
+    return AS_LOCKED if _hash(path) == expected else "differs"
 
 
 def _hash(path: Path) -> str:
@@ -71,14 +71,14 @@ def _hash(path: Path) -> str:
     return str(tree.hash_info.value if tree.hash_info else None)
 
 
-def _repair(name: str, bad_copy: Path | None, bad_here: bool, cached: bool, stage: str) -> str:
+def _repair(name: str, wrong_here: bool, wrong_copy: Path | None, cached: bool, stage: str) -> str:
     """The command line that puts right whichever of an output and its copy in the cache is wrong."""
     rerun = f"dvc repro --force --single-item {stage}"
-    if bad_copy and bad_here:
-        return f"run {shlex.join(['rm', '-rf', str(bad_copy), name])} && {rerun}"
-    if bad_copy:  # dvc commit would do, but takes whatever else has changed for right
-        copy, protect = ["cp", "--remove-destination", name, str(bad_copy)], ["chmod", "444", str(bad_copy)]
-        return f"run mkdir -p {shlex.quote(str(bad_copy.parent))} && {shlex.join(copy)} && {shlex.join(protect)}"
+    if wrong_copy and wrong_here:
+        return f"run {shlex.join(['rm', '-rf', str(wrong_copy), name])} && {rerun}"
+    if wrong_copy:  # dvc commit would do, but takes whatever else has changed for right
+        copy, protect = ["cp", "--remove-destination", name, str(wrong_copy)], ["chmod", "444", str(wrong_copy)]
+        return f"run mkdir -p {shlex.quote(str(wrong_copy.parent))} && {shlex.join(copy)} && {shlex.join(protect)}"
     if cached:
         return f"run rm -rf {name} && dvc checkout {name}"  # checkout alone would trust the file's time and size
     return f"run git restore {name}, or {rerun}"
