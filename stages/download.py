@@ -3,10 +3,11 @@
 import os
 from pathlib import Path
 
-from lenet_cifar10 import errors, interruption
+from lenet_cifar10 import interruption
 
 interruption.answer_signals()
 
+from lenet_cifar10 import stage
 from lenet_cifar10.fetch import fetch
 from lenet_cifar10.params import Params
 
@@ -22,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    stage.run(main)

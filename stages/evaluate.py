@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-from lenet_cifar10 import errors, interruption
+from lenet_cifar10 import interruption
 
 interruption.answer_signals()
 
 import torch
 
-from lenet_cifar10 import dataset, device, evaluation
+from lenet_cifar10 import dataset, device, evaluation, stage
 from lenet_cifar10.checkpoint import discard_finished
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing, write_csv, write_json
@@ -41,4 +41,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    stage.run(main)

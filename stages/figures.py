@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from lenet_cifar10 import errors, interruption
+from lenet_cifar10 import interruption
 
 interruption.answer_signals()
 
 import torch
 
-from lenet_cifar10 import augment, dataset, figures
+from lenet_cifar10 import augment, dataset, figures, stage
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing
 from lenet_cifar10.terminal import say
@@ -42,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    stage.run(main)

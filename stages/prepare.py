@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from lenet_cifar10 import errors, interruption
+from lenet_cifar10 import interruption
 
 interruption.answer_signals()
 
-from lenet_cifar10 import archive, dataset
+from lenet_cifar10 import archive, dataset, stage
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing
 from lenet_cifar10.terminal import say
@@ -34,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    stage.run(main)

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-from lenet_cifar10 import errors, interruption
+from lenet_cifar10 import interruption
 
 interruption.answer_signals()  # before torch, whose import takes a second
 
-from lenet_cifar10 import checkpoint, dataset, device, resume
+from lenet_cifar10 import checkpoint, dataset, device, dvc_cache, resume, stage
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing, write_csv, write_json
 from lenet_cifar10.terminal import say, steps_bar
@@ -31,6 +31,9 @@ def main() -> None:
     environment = device.environment(chosen)
     checkpoints = checkpoint.Checkpoints(CHECKPOINTS, resume.fingerprint(params.of_training(), DATA, environment))
     with checkpoints.locked(), replacing(*OUTPUTS) as (weights, metrics, surroundings), steps_bar() as bar:
+        made = checkpoints.result()
+        if made and dvc_cache.has(made):  # so this is a forced rerun, which is to train
+            checkpoints.clear()
         history = []
         for history in resume.run(training, checkpoints, bar):
             with replacing(HISTORY) as (rows,):
@@ -42,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    stage.run(main)

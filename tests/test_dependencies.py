@@ -77,9 +77,9 @@ def test_a_stage_depends_on_its_script_then_on_every_module_that_it_imports(name
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_runs_its_own_script_with_the_code_beside_it(name: str) -> None:
+def test_a_stage_runs_its_own_script_with_the_code_beside_it_and_knows_the_dvc_above(name: str) -> None:
     launcher = "${train.launcher}" if name == "train" else "python"
-    assert STAGES[name]["cmd"] == f"PYTHONPATH=src {launcher} stages/{name}.py"
+    assert STAGES[name]["cmd"] == f"DVC_PID=$PPID PYTHONPATH=src {launcher} stages/{name}.py"
 
 
 def strings_in(path: Path) -> Iterator[str]:
@@ -168,5 +168,5 @@ def test_a_stage_answers_signals_before_long_imports_and_does_nothing_more_when_
     before = {name.split(".")[0] for node in others[:answer] for name in imported_by(node)}
     assert before <= {"os", "pathlib", "lenet_cifar10"}
     ours = [name for node in others[:answer] for name in imported_by(node) if name.startswith("lenet_cifar10.")]
-    assert ours == ["lenet_cifar10.errors", "lenet_cifar10.interruption"]
-    assert ast.unparse(last) == "if __name__ == '__main__':\n    errors.run(main)"
+    assert ours == ["lenet_cifar10.interruption"]
+    assert ast.unparse(last) == "if __name__ == '__main__':\n    stage.run(main)"

@@ -6,6 +6,7 @@ safetensors file, followed by its SHA-256, so that a torn or changed one is noti
 
 import hashlib
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,19 +17,21 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lenet_cifar10 import locks
-from lenet_cifar10.records import replacing
+from lenet_cifar10.errors import UserError
+from lenet_cifar10.records import replacing, temporary_path
 from lenet_cifar10.weights import MisfitError
 
 KEPT_RUNS = 10  # checkpoints of other runs, about 7 MB each; the oldest are removed
 _LARGEST_BYTES = 100_000_000  # a larger file is not read
 _DIGEST_BYTES = 32
 _METADATA_KEY = "lenet_cifar10"
+_NAME = re.compile(r"\.?([0-9a-f]{64})\.(?:checkpoint|finished|lock)(?:\.part)?")
 
 
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file."""
+def hash_file(path: Path, algorithm: str = "sha256") -> str:
+    """The hash of a file, in hexadecimal digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -46,26 +49,34 @@ class Checkpoints:
         self.folder = folder
         self.fingerprint = fingerprint
         self.path = folder / f"{fingerprint}.checkpoint"
+        self._note = self.path.with_suffix(".finished")
+        self._lock = self.path.with_suffix(".lock")
 
     def locked(self) -> AcquireReturnProxy:
         """Hold the run as a context: a second process with the same one waits."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return locks.hold(self.path.with_suffix(".lock"), "waiting for another process that trains the same thing")
+        return locks.hold(self._lock, "waiting for another process that trains the same thing")
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Replace the run's checkpoint, whole or not at all, and remove the oldest ones of other runs."""
+        """Replace the run's checkpoint, whole or not at all, and remove what the oldest other runs left."""
         metadata = {_METADATA_KEY: json.dumps({"fingerprint": self.fingerprint, "history": checkpoint.history})}
         data = safetensors.torch.save(checkpoint.tensors, metadata)
         with replacing(self.path) as (path,):
             path.write_bytes(data + hashlib.sha256(data).digest())
-        _prune(self.folder, keep=self.path)
+        others = [name for name in _oldest_last(self.folder) if name != self.fingerprint]
+        for name in others[KEPT_RUNS:]:
+            Checkpoints(self.folder, name).discard()
 
     def read(self) -> Checkpoint | None:
         """The run's checkpoint; None where there is none.
 
         Raises:
             MisfitError: it is torn, damaged, of another version or of another run.
+            UserError: a folder is in its place, which no checkpoint can take.
         """
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: is a folder, expected a checkpoint or nothing; remove it")
+        if self.path.exists() and not self.path.is_file():  # reading from a pipe would wait for ever
+            raise MisfitError("is no regular file")
         try:
             with self.path.open("rb") as file:
                 data = file.read(_LARGEST_BYTES + 1)
@@ -92,24 +103,47 @@ class Checkpoints:
         return Checkpoint(tensors, history)
 
     def finish(self, result: Path) -> None:
-        """Note that the run has made the file `result`. Its checkpoint stays until `discard_finished`."""
-        with replacing(self.folder / f"{hash_file(result)}.finished") as (path,):
-            path.write_text(self.path.name)
+        """Note the MD5 of the file that the run has made. Its checkpoint stays until that file is kept elsewhere."""
+        with replacing(self._note) as (path,):
+            path.write_text(hash_file(result, "md5"))
+
+    def result(self) -> str | None:
+        """The MD5 of the file that the run has made; None where it has not finished."""
+        try:
+            return self._note.read_text(encoding="ascii") if self._note.is_file() else None
+        except (OSError, ValueError):
+            return None
+
+    def clear(self) -> None:
+        """Remove what the run has left; the caller holds it."""
+        for path in (self.path, self._note):
+            path.unlink(missing_ok=True)
+            temporary_path(path).unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove what the run has left, unless another process holds it."""
+        held = locks.try_to_hold(self._lock)
+        if held:
+            with held, suppress(OSError):  # such as a folder in the checkpoint's place
+                self.clear()
+                self._lock.unlink(missing_ok=True)
 
 
 def discard_finished(folder: Path, result: Path) -> None:
-    """Remove the checkpoint of the run that made the file `result`, once that is kept elsewhere."""
-    note = folder / f"{hash_file(result)}.finished"
-    if note.is_file():
-        (folder / Path(note.read_text()).name).unlink(missing_ok=True)
-        note.unlink(missing_ok=True)
+    """Remove the checkpoints of the runs that made the file `result`, once that is kept elsewhere."""
+    made = hash_file(result, "md5")
+    for note in folder.glob("*.finished"):
+        run = Checkpoints(folder, note.stem)
+        if run.result() == made:
+            run.discard()
 
 
-def _prune(folder: Path, keep: Path) -> None:
-    for kind in ("*.checkpoint", "*.finished"):
-        ages: dict[Path, float] = {}
-        for path in folder.glob(kind):
-            with suppress(FileNotFoundError):  # another run has just removed it
-                ages[path] = path.stat().st_mtime
-        for path in sorted(ages.keys() - {keep}, key=ages.__getitem__, reverse=True)[KEPT_RUNS:]:
-            path.unlink(missing_ok=True)
+def _oldest_last(folder: Path) -> list[str]:
+    """The fingerprints of all runs that have left a file."""
+    ages: dict[str, float] = {}
+    for path in folder.iterdir():
+        named = _NAME.fullmatch(path.name)
+        with suppress(FileNotFoundError):  # another run has just removed it
+            if named:
+                ages[named[1]] = max(ages.get(named[1], 0), path.lstat().st_mtime)
+    return sorted(ages, key=ages.__getitem__, reverse=True)

@@ -8,15 +8,13 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from types import FrameType
-
-import psutil
 
 _GRACE_SECONDS = 1.5  # for clean-up; what a library holds up longer than that is left
 _LOOK_SECONDS = 0.25
 
 _advice = "run dvc repro again to go on"
+_unwinds = False
 
 
 class Stopped(SystemExit):
@@ -24,12 +22,21 @@ class Stopped(SystemExit):
 
 
 def answer_signals() -> None:
-    """From now on SIGINT and SIGTERM raise `Stopped`, and the end of dvc, if it started this process, is a SIGTERM."""
+    """From now on SIGINT and SIGTERM end this process, and so does the end of dvc, if it started this process."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    dvc = _find_dvc()
-    if dvc is not None:
-        threading.Thread(target=_stop_after, args=(dvc,), daemon=True).start()
+    dvc = os.environ.get("DVC_PID", "")  # set by the commands in dvc.yaml
+    if dvc.isdecimal():
+        threading.Thread(target=_stop_after, args=(int(dvc),), daemon=True).start()
+
+
+def unwind() -> None:
+    """From now on a signal raises `Stopped`, so that what is half done is cleaned up.
+
+    Not before: raised while a library is being imported, it can crash the library.
+    """
+    global _unwinds
+    _unwinds = True
 
 
 def advise(advice: str) -> None:
@@ -46,29 +53,20 @@ def _stop(number: int, frame: FrameType | None) -> None:
     with suppress(OSError):  # whoever read it may be gone
         start = "\n" if os.isatty(2) else ""  # a terminal's line may hold a bar
         os.write(2, f"{start}stopped by {signal.Signals(number).name}: {_advice}\n".encode())
+    if not _unwinds:
+        os._exit(status)
     watchdog = threading.Timer(_GRACE_SECONDS, os._exit, [status])
     watchdog.daemon = True
     watchdog.start()
     raise Stopped(status)
 
 
-def _find_dvc() -> psutil.Process | None:
-    """The dvc command above this process, whether or not a shell or a launcher stands between; None by hand."""
-    if "DVC_ROOT" not in os.environ:
-        return None
-    for process in psutil.Process().parents():
-        try:
-            words = process.cmdline()[:4]  # python [-m] dvc, or python /path/bin/dvc
-        except psutil.Error:
-            continue
-        if any(Path(word).name == "dvc" for word in words):
-            return process
-    return None
-
-
-def _stop_after(process: psutil.Process) -> None:
+def _stop_after(dvc: int) -> None:
     """Wait for the end of dvc, which would leave this stage to run on beside the next run of the same project."""
+    import psutil  # here, for importing it takes as long as all that comes before the first signal is answered
+
     with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(dvc)
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(_LOOK_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)

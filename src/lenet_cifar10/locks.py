@@ -13,10 +13,22 @@ def hold(path: Path, waiting: str) -> filelock.AcquireReturnProxy:
     Raises:
         OSError: the file cannot be written.
     """
-    lock = filelock.FileLock(path)
+    held = try_to_hold(path)
+    if held is None:
+        say(waiting)
+        held = filelock.FileLock(path).acquire()
+    return held
+
+
+def try_to_hold(path: Path) -> filelock.AcquireReturnProxy | None:
+    """Hold the lock as a context; None where another process holds it. Its holder may remove the file.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     try:
-        return lock.acquire(blocking=False)
+        return filelock.FileLock(path).acquire(blocking=False)
     except filelock.Timeout:
-        say(waiting)
-        return lock.acquire()
+        return None

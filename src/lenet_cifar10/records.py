@@ -26,11 +26,12 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
     Raises:
         OSError: named after the path that could not be written.
     """
-    temporaries = tuple(path.with_name(f".{path.name}.part") for path in paths)
+    temporaries = tuple(temporary_path(path) for path in paths)
     finals = {str(temporary): str(path) for temporary, path in zip(temporaries, paths, strict=True)}
     try:
         for path, temporary in zip(paths, temporaries, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)  # it may be a link or a pipe
             temporary.write_bytes(b"")
         yield temporaries
         for temporary in temporaries:
@@ -46,6 +47,11 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
         for temporary in temporaries:
             with suppress(OSError):
                 temporary.unlink()
+
+
+def temporary_path(path: Path) -> Path:
+    """Where `replacing` has a file written before it takes the place of `path`."""
+    return path.with_name(f".{path.name}.part")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
