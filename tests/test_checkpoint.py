@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from lenet_cifar10 import checkpoint
 from lenet_cifar10.checkpoint import Checkpoint, Checkpoints, discard_finished
+from lenet_cifar10.errors import UserError
+from lenet_cifar10.records import temporary_path
 from lenet_cifar10.weights import MisfitError
 
 NAME, OTHER = "a" * 64, "b" * 64
@@ -135,10 +137,21 @@ def test_a_huge_file_is_not_read(checkpoints: Checkpoints) -> None:
         checkpoints.read()
 
 
-def test_a_folder_in_its_place_is_none(tmp_path: Path) -> None:
+def test_a_pipe_in_its_place_is_none_and_is_replaced(tmp_path: Path) -> None:
+    run = Checkpoints(tmp_path, NAME)
+    for path in (run.path, run.path.with_suffix(".finished"), temporary_path(run.path)):
+        os.mkfifo(path)
+    with pytest.raises(MisfitError, match="is no regular file"):
+        run.read()
+    assert run.result() is None
+    run.write(Checkpoint(STATE, HISTORY))
+    assert run.read() is not None
+
+
+def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
     run = Checkpoints(tmp_path, NAME)
     run.path.mkdir()
-    with pytest.raises(MisfitError, match="cannot be read: Is a directory"):
+    with pytest.raises(UserError, match=r"\.checkpoint: is a folder, expected a checkpoint or nothing; remove it"):
         run.read()
 
 
@@ -157,31 +170,82 @@ def test_a_write_that_fails_leaves_the_last_one(checkpoints: Checkpoints, monkey
     assert list(checkpoints.folder.iterdir()) == [checkpoints.path]
 
 
-def test_of_other_runs_only_the_newest_are_kept(checkpoints: Checkpoints) -> None:
-    for age in range(15):
-        path = checkpoints.folder / f"{age:064}.checkpoint"
+def leave(folder: Path, name: str, kinds: str, age: int) -> None:
+    """What a run of so long ago has left."""
+    for kind in kinds.split():
+        path = folder / kind.replace("NAME", name)
         path.write_bytes(b"")
         os.utime(path, (10**9 - age, 10**9 - age))
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_of_other_runs_only_the_newest_are_kept(checkpoints: Checkpoints) -> None:
+    kinds = ["NAME.checkpoint NAME.lock", "NAME.checkpoint NAME.finished NAME.lock", ".NAME.checkpoint.part NAME.lock"]
+    for age in range(30):
+        leave(checkpoints.folder, f"{age:064}", kinds[age % 3], age)
+    (checkpoints.folder / "a note").touch()
     os.utime(checkpoints.path, (0, 0))
     checkpoints.write(Checkpoint(STATE, HISTORY))
-    kept = {path.name for path in checkpoints.folder.glob("*.checkpoint")}
-    assert kept == {checkpoints.path.name} | {f"{age:064}.checkpoint" for age in range(checkpoint.KEPT_RUNS)}
+    expected = {checkpoints.path.name, "a note"}
+    for age in range(checkpoint.KEPT_RUNS):
+        expected |= set(kinds[age % 3].replace("NAME", f"{age:064}").split())
+    assert names_in(checkpoints.folder) == expected
+
+
+def test_an_old_run_that_goes_on_is_not_removed(checkpoints: Checkpoints) -> None:
+    for age in range(checkpoint.KEPT_RUNS + 2):
+        leave(checkpoints.folder, f"{age:064}", "NAME.checkpoint NAME.lock", age)
+    oldest = Checkpoints(checkpoints.folder, f"{checkpoint.KEPT_RUNS + 1:064}")
+    with oldest.locked():
+        leave(checkpoints.folder, oldest.fingerprint, "NAME.checkpoint NAME.lock", 1000)
+        checkpoints.write(Checkpoint(STATE, HISTORY))
+        assert oldest.path.exists()
+    checkpoints.write(Checkpoint(STATE, HISTORY))
+    assert not oldest.path.exists()
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> Path:
+    path = tmp_path / "weights"
+    path.write_bytes(b"weights")
+    return path
 
 
 def test_a_finished_run_s_checkpoint_stays_until_its_result_is_kept_elsewhere(
-    checkpoints: Checkpoints, tmp_path: Path
+    checkpoints: Checkpoints, result: Path
 ) -> None:
-    result, other = tmp_path / "weights", tmp_path / "other weights"
-    result.write_bytes(b"weights")
+    other = result.with_name("other weights")
     other.write_bytes(b"other weights")
+    assert checkpoints.result() is None
     checkpoints.finish(result)
-    assert checkpoints.read() is not None
+    assert checkpoints.result() == hashlib.md5(b"weights").hexdigest()
     discard_finished(checkpoints.folder, other)
     assert checkpoints.read() is not None
     discard_finished(checkpoints.folder, result)
     assert checkpoints.read() is None
-    assert list(checkpoints.folder.iterdir()) == []
+    assert names_in(checkpoints.folder) == set()
     discard_finished(checkpoints.folder, result)
+
+
+def test_of_two_runs_that_made_the_same_both_are_removed(checkpoints: Checkpoints, result: Path) -> None:
+    other = Checkpoints(checkpoints.folder, OTHER)
+    other.write(Checkpoint(STATE, HISTORY))
+    for run in (checkpoints, other):
+        run.finish(result)
+    discard_finished(checkpoints.folder, result)
+    assert names_in(checkpoints.folder) == set()
+
+
+def test_a_finished_run_that_is_held_by_another_process_is_left_to_that(checkpoints: Checkpoints, result: Path) -> None:
+    checkpoints.finish(result)
+    with checkpoints.locked():
+        discard_finished(checkpoints.folder, result)
+        assert checkpoints.result() is not None
+        checkpoints.clear()
+    assert names_in(checkpoints.folder) == {f"{NAME}.lock"}
 
 
 HOLDER = """

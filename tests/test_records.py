@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lenet_cifar10.records import replacing, write_csv, write_json
+from lenet_cifar10.records import replacing, temporary_path, write_csv, write_json
 
 REPEATABLE = settings(deadline=None, derandomize=True, database=None)
 
@@ -99,6 +99,18 @@ def test_what_a_killed_process_left_is_overwritten(path: Path) -> None:
 
 
 @pytest.mark.usefixtures("umask_027")
+def test_what_lies_where_the_temporary_file_goes_is_neither_waited_for_nor_written_through(path: Path) -> None:
+    temporary, other = temporary_path(path), path.with_name("other")
+    other.write_text("other")
+    for make in (os.mkfifo, lambda place: place.symlink_to(other)):
+        make(temporary)
+        with replacing(path) as (place,):
+            place.write_text("new")
+        assert path.read_text() == "new"
+        assert not temporary.exists()
+    assert other.read_text() == "other"
+
+
 def test_the_mode_follows_the_umask(path: Path) -> None:
     with replacing(path) as (temporary,):
         write_json(temporary, {})

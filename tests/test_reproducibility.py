@@ -42,6 +42,27 @@ def test_a_forced_rerun_gives_every_byte_again(pipeline: Project) -> None:
     assert hash_outputs(pipeline) == before
 
 
+def test_a_forced_training_alone_is_not_answered_from_the_one_before(pipeline: Project) -> None:
+    before = pipeline.read(RESULTS[0])
+    for _ in range(2):
+        text = pipeline.dvc("repro", "--force", "--single-item", "train")
+        assert "resuming" not in text
+        assert "\nepoch 1/2: " in text
+        assert pipeline.read(RESULTS[0]) == before
+
+
+def test_a_training_that_ended_before_dvc_had_its_weights_is_not_repeated(pipeline: Project) -> None:
+    before = {name: pipeline.read(name) for name in RESULTS}
+    shutil.rmtree(pipeline.folder / ".dvc/cache")  # as when dvc is killed right after the stage
+    shutil.rmtree(pipeline.folder / ".dvc/tmp")
+    assert "\nepoch 1/2: " in pipeline.stage("train").text
+    for name in RESULTS:
+        (pipeline.folder / name).unlink()
+    text = pipeline.dvc("repro", "--single-item", "train")
+    assert "\nresuming at epoch 3: 2 of 2 epochs were kept\n" in text
+    assert {name: pipeline.read(name) for name in RESULTS} == before
+
+
 def test_a_clone_in_another_folder_gives_every_byte_again(pipeline: Project, tmp_path: Path) -> None:
     clone = Project(tmp_path / "elsewhere" / "a clone with spaces")
     pipeline.git("clone", "--quiet", str(pipeline.folder), str(clone.folder))

@@ -27,7 +27,8 @@ def try_to_hold(path: Path) -> filelock.AcquireReturnProxy | None:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    if not path.exists():  # touching it would make an old run look new
+        path.touch()
     try:
         return filelock.FileLock(path).acquire(blocking=False)
     except filelock.Timeout:

@@ -1,5 +1,7 @@
 """What every stage does around its main: one stage at a time in a folder, mistakes in one line, a stop cleans up."""
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,11 +11,14 @@ LOCK = Path(".resume/stage.lock")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's `main`, after the end of any other stage that runs in the current folder."""
+    """Call a stage's `main`, after the end of any other stage that runs in the current folder, and end the program."""
     interruption.unwind()
     errors.run(lambda: _alone(main))
+    if sys.getprofile() is None:  # a profiler still has its report to write
+        os._exit(0)  # taking torch down lasts half a second, in which signals are no longer answered with a line
 
 
 def _alone(main: Callable[[], None]) -> None:
     with locks.hold(LOCK, "waiting for another stage that runs in this folder"):
         main()
+    sys.stdout.flush()

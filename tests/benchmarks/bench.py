@@ -265,7 +265,7 @@ def measure_workflow(split: Split) -> Table:
         idle = median(time_once(lambda: project.dvc("repro")) for _ in range(5))
         dataset.save(project.folder / "data/prepared/train.npz", split)
         code = (
-            "import runpy; runpy.run_path('stages/train.py', run_name='__main__');"
+            "import runpy; runpy.run_path('stages/train.py')['main']();"
             # The peak of this program alone: getrusage would count the process that it was forked from.
             "print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
         )
