@@ -98,7 +98,6 @@ def test_what_a_killed_process_left_is_overwritten(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.usefixtures("umask_027")
 def test_what_lies_where_the_temporary_file_goes_is_neither_waited_for_nor_written_through(path: Path) -> None:
     temporary, other = temporary_path(path), path.with_name("other")
     other.write_text("other")
@@ -111,6 +110,7 @@ def test_what_lies_where_the_temporary_file_goes_is_neither_waited_for_nor_writt
     assert other.read_text() == "other"
 
 
+@pytest.mark.usefixtures("umask_027")
 def test_the_mode_follows_the_umask(path: Path) -> None:
     with replacing(path) as (temporary,):
         write_json(temporary, {})
