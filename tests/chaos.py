@@ -5,9 +5,10 @@
 
 Each round starts from a clean clone on a small archive of generated images, which a local server sends slowly. One to
 three runs of a round are killed: by SIGINT, SIGTERM or SIGKILL, sent to dvc alone, to the stage alone or to the whole
-group, in a stage or within the checkpoint's own write. A run after the death of dvc alone starts at once, beside the
-stage that may still be ending. The last run of a round is left alone, and must end with the bytes of a run that was
-never disturbed: data, weights, metrics, tables, pictures and dvc.lock.
+group; in a stage, at a stage's very start, after some epochs of training, or within the checkpoint's own write. A run
+after the death of dvc alone starts at once, beside the stage that may still be ending. The last run of a round is left
+alone, and must end with the bytes of a run that was never disturbed: data, weights, metrics, tables, pictures and
+dvc.lock.
 """
 
 import argparse
@@ -33,14 +34,25 @@ from unruly_server import UnrulyServer
 from lenet_cifar10 import archive
 from lenet_cifar10.drawings import draw_archive
 
-MOMENTS = ("download", "prepare", "train", "checkpoint", "evaluate", "figures", "train")
+STAGES = ("download", "prepare", "train", "evaluate", "figures")
+MOMENTS = (*STAGES, "checkpoint", *3 * ("start", "epoch"))
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 VICTIMS = ("stage", "dvc", "group")
-# Seconds within which a stage is hit after DVC has announced it; about as long as it takes.
-SPANS = {"download": 1.5, "prepare": 1.2, "train": 4.5, "checkpoint": 0.0, "evaluate": 1.5, "figures": 2.0}
+# Seconds within which a run is hit after the moment has come; for a stage about as long as it takes.
+SPANS = {
+    "start": 0.3,
+    "download": 1.5,
+    "prepare": 1.2,
+    "train": 3.0,
+    "epoch": 0.3,
+    "checkpoint": 0.0,
+    "evaluate": 1.5,
+    "figures": 2.0,
+}
+EPOCHS = 20
 SETTINGS = {
     "data.validation_size": 100,
-    "train.epochs": 10,
+    "train.epochs": EPOCHS,
     "train.batch_size": 50,
     "train.threads": 1,
     "figures.dpi": 50,
@@ -96,11 +108,12 @@ class Run:
     def text(self) -> str:
         return "".join(self.lines)
 
-    def reaches(self, moment: str) -> bool:
+    def reaches(self, moment: str, chance: random.Random) -> bool:
         """Wait for a moment; False when the run ends without it."""
-        stage = "train" if moment == "checkpoint" else moment
+        stage = {"start": chance.choice(STAGES), "epoch": "train", "checkpoint": "train"}.get(moment, moment)
+        sign = f"\nepoch {chance.randrange(1, EPOCHS)}/" if moment == "epoch" else f"Running stage '{stage}'"
         while self.process.poll() is None:
-            if f"Running stage '{stage}'" in self.text:
+            if sign in self.text:
                 if moment != "checkpoint":
                     return True
                 if any(self.folder.glob(".resume/checkpoints/.*.checkpoint.part")):
@@ -168,7 +181,7 @@ def hash_outputs(project: Project) -> dict[str, str]:
 def disturb(kills: int, seed: int, log: bool = True) -> Report:
     """Kill so many runs and compare what comes out in the end."""
     report, chance = Report(), random.Random(seed)
-    moments, signals, victims = cycle(MOMENTS), cycle(SIGNALS), list(VICTIMS)
+    moments, signals = cycle(chance.sample(MOMENTS, len(MOMENTS))), cycle(SIGNALS)
     with tempfile.TemporaryDirectory() as name:
         project, content = prepare(Path(name))
         with UnrulyServer(content, chunk_seconds=0.005).running() as server:
@@ -181,8 +194,10 @@ def disturb(kills: int, seed: int, log: bool = True) -> Report:
                 clean(project)
                 report.rounds += 1
                 for _ in range(chance.randint(1, 3)):
-                    kill = next(moments), next(signals), chance.choice(victims)
-                    kill_one(project, *kill, chance, report)
+                    moment = next(moments)
+                    # A stage that outlives dvc is what can go wrong at its start.
+                    victim = "dvc" if moment == "start" else chance.choice(VICTIMS)
+                    kill_one(project, moment, next(signals), victim, chance, report)
                 last = Run(project)
                 status = last.wait()
                 last.reader.join(timeout=10)
@@ -208,7 +223,7 @@ def kill_one(
 ) -> None:
     """Start a run, kill it at the moment, and wait for the end of dvc."""
     run = Run(project)
-    if run.reaches(moment):
+    if run.reaches(moment, chance):
         time.sleep(chance.uniform(0, SPANS[moment]))
         if run.process.poll() is None and run.kill(number, victim):
             report.kills[moment, number.name, victim] += 1

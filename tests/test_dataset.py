@@ -167,7 +167,7 @@ LABELS = np.zeros(2, np.int64)
 )
 def test_a_file_that_is_no_such_split_is_refused(path: Path, content: bytes, message: str) -> None:
     path.write_bytes(content)
-    with pytest.raises(UserError, match=rf"split\.npz: {message}.*run dvc repro --force prepare"):
+    with pytest.raises(UserError, match=rf"split\.npz: {message}.*lenet-cifar10 verify says how"):
         dataset.load(path, CLASSES)
 
 
@@ -250,5 +250,5 @@ def test_class_names_are_read_back_in_their_order(tmp_path: Path) -> None:
 def test_a_damaged_list_of_class_names_is_told(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "classes.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"classes.json: {words}.*; run dvc repro --force prepare"):
+    with pytest.raises(UserError, match=f"classes.json: {words}.*; lenet-cifar10 verify says how"):
         dataset.load_class_names(path)

@@ -168,7 +168,7 @@ def test_a_damaged_table_is_told_with_what_to_do(tmp_path: Path, content: bytes 
     path = tmp_path / "table.csv"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=f"table.csv: {words}.*git restore"):
+    with pytest.raises(UserError, match=f"table.csv: {words}.*lenet-cifar10 verify says how"):
         figures.read_table(path, {"actual": ("cat",), "loss": None})
 
 

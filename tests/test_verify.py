@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,8 @@ def complaints(project: Project) -> list[str]:
 
 
 def repair(project: Project, complaint: str) -> None:
-    """Do what the line says, with its last alternative."""
-    command = complaint.split("; run ")[1].split(", or ")[-1]
-    project.run("bash", "-c", command)
+    """Do what the line says."""
+    project.run("bash", "-c", complaint.split("; run ")[1])
 
 
 def test_a_run_that_is_whole_is_told_so(pipeline: Project) -> None:
@@ -61,13 +61,43 @@ def test_a_flipped_bit_in_the_workspace_is_found_and_put_right(pipeline: Project
     pipeline.run("lenet-cifar10", "verify")
 
 
-def test_a_flipped_bit_in_a_picture_is_found(pipeline: Project) -> None:
+def test_what_differs_in_a_folder_is_named_and_put_right(pipeline: Project) -> None:
     flip_a_bit(pipeline.folder / PICTURE)
+    (pipeline.folder / "plots/images/more.png").touch()
     (complaint,) = complaints(pipeline)
-    assert (
-        complaint == "plots/images: differs; run git restore plots/images, or dvc repro --force --single-item figures"
-    )
+    assert complaint.startswith("plots/images: differs (curves.png, more.png); run ")
+    assert "git checkout HEAD" in complaint
     repair(pipeline, complaint)
+    pipeline.run("lenet-cifar10", "verify")
+    assert pipeline.git("status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize("git", ["another commit", "no commit"])
+@pytest.mark.parametrize("name", [METRICS, PICTURE])
+def test_what_git_does_not_have_is_made_again(pipeline: Project, name: str, git: str) -> None:
+    before = pipeline.read(name)
+    flip_a_bit(pipeline.folder / name)
+    if git == "no commit":
+        shutil.rmtree(pipeline.folder / ".git")
+        pipeline.git("init", "--quiet")
+    else:
+        pipeline.commit("a fault is committed")
+    (complaint,) = complaints(pipeline)
+    assert "; run dvc repro --force --single-item " in complaint
+    repair(pipeline, complaint)
+    assert pipeline.read(name) == before
+    pipeline.run("lenet-cifar10", "verify")
+
+
+def test_a_cache_that_is_gone_is_filled_again(pipeline: Project) -> None:
+    shutil.rmtree(pipeline.folder / ".dvc/cache/files")
+    told = complaints(pipeline)
+    assert len(told) == 6
+    for complaint in told:
+        repair(pipeline, complaint)
+    pipeline.run("lenet-cifar10", "verify")
+    (pipeline.folder / WEIGHTS).unlink()
+    pipeline.dvc("checkout")
     pipeline.run("lenet-cifar10", "verify")
 
 

@@ -81,9 +81,9 @@ def load_class_names(path: Path) -> tuple[str, ...]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro prepare, or dvc checkout") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not JSON ({error}); run dvc repro --force prepare") from None
+        raise UserError(f"{path}: is not JSON ({error}); lenet-cifar10 verify says how to repair it") from None
     if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: expected a list of two or more names; run dvc repro --force prepare")
+        raise UserError(f"{path}: expected a list of two or more names; lenet-cifar10 verify says how to repair it")
     return tuple(names)
 
 
@@ -101,14 +101,16 @@ def load(path: Path, classes: int) -> Split:
         with np.load(content, allow_pickle=False) as file:
             split = Split(file["images"], file["labels"])
     except Exception:  # a damaged byte can lead the readers of zip and npy into any of a dozen kinds
-        raise UserError(f"{path}: is damaged, or not what prepare wrote; run dvc repro --force prepare") from None
+        raise UserError(
+            f"{path}: is damaged, or not what prepare wrote; lenet-cifar10 verify says how to repair it"
+        ) from None
     images, labels = split.images, split.labels
     shapes = (images.shape[1:], labels.shape)
     if (images.dtype, labels.dtype) != (np.uint8, np.int64) or shapes != ((3, 32, 32), images.shape[:1]):
         raise UserError(
             f"{path}: found images {images.dtype} {images.shape} and labels {labels.dtype} {labels.shape}, "
-            f"expected uint8 (N, 3, 32, 32) and int64 (N,); run dvc repro --force prepare"
+            f"expected uint8 (N, 3, 32, 32) and int64 (N,); lenet-cifar10 verify says how to repair it"
         )
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        raise UserError(f"{path}: found labels outside 0 to {classes - 1}; run dvc repro --force prepare")
+        raise UserError(f"{path}: found labels outside 0 to {classes - 1}; lenet-cifar10 verify says how to repair it")
     return split

@@ -42,9 +42,9 @@ def read_table(path: Path, columns: Mapping[str, Collection[str] | None]) -> pd.
         raise UserError(f"{path}: no such file; run dvc repro, or git restore {path}") from None
     except ValueError as error:  # pandas raises kinds of it for what it can't parse
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: is damaged ({reason}); run git restore {path}, or dvc repro --force") from None
+        raise UserError(f"{path}: is damaged ({reason}); lenet-cifar10 verify says how to repair it") from None
     if table.empty:
-        raise UserError(f"{path}: has no rows; run git restore {path}, or dvc repro --force")
+        raise UserError(f"{path}: has no rows; lenet-cifar10 verify says how to repair it")
     return table
 
 

@@ -38,14 +38,14 @@ def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
         raise UserError(f"{path}: no such file; run dvc repro train, or dvc checkout") from None
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{path}: is no safetensors file ({error}); run dvc checkout, or dvc repro --force train"
+            f"{path}: is no safetensors file ({error}); lenet-cifar10 verify says how to repair it"
         ) from None
     network = LeNet(ModelSection(dropout=0.0, first_layer="learned"), len(class_names))
     try:
         copy_into(network.state_dict(), tensors)
     except MisfitError as error:
         raise UserError(
-            f"{path}: {error}; these are not this network's weights; run dvc checkout, or dvc repro --force train"
+            f"{path}: {error}; these are not this network's weights; lenet-cifar10 verify says how to repair it"
         ) from None
     return network.eval(), class_names
 
@@ -78,7 +78,9 @@ def _read_class_names(path: Path, metadata: dict[str, str] | None) -> tuple[str,
         names = []
     if 2 <= len(set(names)) == len(names) <= 256:
         return tuple(names)
-    raise UserError(f"{path}: names no classes, so it was not written by this project; run dvc repro train")
+    raise UserError(
+        f"{path}: names no classes, so it was not written by this project; lenet-cifar10 verify says how to repair it"
+    )
 
 
 def _kind(tensor: Tensor | None) -> str:

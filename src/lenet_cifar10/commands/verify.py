@@ -1,14 +1,19 @@
 """Compare every output and its copy in DVC's cache with dvc.lock, byte by byte."""
 
-import hashlib
 import shlex
 from pathlib import Path
 
 from dvc.exceptions import DvcException, NotDvcRepoError
+from dvc.fs import FileSystem, GitFileSystem
+from dvc.output import Output
 from dvc.repo import Repo
+from dvc.scm import RevError
+from dvc_data.hashfile.hash import file_md5
 from dvc_data.hashfile.hash_info import HashInfo
 from dvc_data.hashfile.tree import Tree
+from dvc_objects.fs.local import localfs
 from rich.table import Table
+from scmrepo.git import Git
 
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.terminal import console, say
@@ -23,62 +28,89 @@ def verify() -> None:
     """
     try:
         repo = Repo()
-        outputs = [(stage, out) for stage in repo.index.stages for out in stage.outs]
+        outputs = [out for stage in repo.index.stages for out in stage.outs]
     except NotDvcRepoError:
         raise UserError(f"{Path.cwd()}: is in no DVC project; run this in the project's folder") from None
     except DvcException as error:
-        raise UserError(f"dvc.yaml or dvc.lock cannot be read: {error}") from None
+        raise UserError(f"DVC cannot read the project: {error}") from None
     table = Table("output", "workspace", "cache")
     mistakes = []
-    for stage, out in outputs:
-        name, path = str(out), Path(out.fs_path)
-        expected = out.hash_info.value if out.hash_info else None
+    for out in outputs:
+        expected = str(out.hash_info.value) if out.hash_info else None
         if expected is None:
-            table.add_row(name, "not in dvc.lock", "-")
-            mistakes.append(f"{name}: is not in dvc.lock; run dvc repro {stage.addressing}")
-            continue
-        kept = Path(out.cache.oid_to_path(expected)) if out.use_cache else None
-        here, there = _compare(path, expected), _compare(kept, expected) if kept else "-"
-        table.add_row(name, here, there)
-        wrong_here, wrong_copy = here != AS_LOCKED, kept if kept and there != AS_LOCKED else None
-        repair = _repair(name, wrong_here, wrong_copy, out.use_cache, stage.addressing)
-        if wrong_here:
-            mistakes.append(f"{name}: {here}; {repair}")
-        if wrong_copy:
-            mistakes.append(f"{wrong_copy} (the cache's copy of {name}): {there}; {repair}")
+            row, found = ("not in dvc.lock", "-"), [f"{out}: is not in dvc.lock; run dvc repro {out.stage.addressing}"]
+        else:
+            row, found = (_compare_cached if out.use_cache else _compare_tracked)(repo, out, expected)
+        table.add_row(str(out), *row)
+        mistakes += found
     console.print(table)
     if mistakes:
         raise UserError("\n".join(mistakes))
     say(f"{len(outputs)} outputs, all as in dvc.lock")
 
 
-def _compare(path: Path, expected: str) -> str:
-    if not path.exists():
+def _compare_cached(repo: Repo, out: Output, expected: str) -> tuple[tuple[str, str], list[str]]:
+    """What is said of an output in the workspace and in the cache, and the complaints."""
+    name, copy = shlex.quote(str(out)), Path(out.cache.oid_to_path(expected))
+    kept = shlex.quote(str(copy))
+    here, there = (_compare(_hash_files(localfs, str(path)), expected) for path in (out.fs_path, copy))
+    if here == AS_LOCKED:
+        # dvc commit would do, but takes whatever else has changed for right.
+        folder = shlex.quote(str(copy.parent))
+        repair = f"mkdir -p {folder} && cp --remove-destination {name} {kept} && chmod 444 {kept}"
+    elif there == AS_LOCKED:
+        repair = f"rm -rf {name} && dvc checkout {name}"  # checkout alone would trust the file's time and size
+    else:
+        repair = f"rm -rf {kept} {name} && {_rerun(out)}"
+    complaints = {str(out): here, f"{copy} (the cache's copy of {out})": there}
+    return (here, there), [f"{what}: {said}; run {repair}" for what, said in complaints.items() if said != AS_LOCKED]
+
+
+def _compare_tracked(repo: Repo, out: Output, expected: str) -> tuple[tuple[str, str], list[str]]:
+    """The same of an output that Git keeps instead of the cache."""
+    files = _hash_files(localfs, out.fs_path)
+    here = _compare(files, expected)
+    if here == AS_LOCKED:
+        return (here, "-"), []
+    committed = _hash_committed_files(repo, out)
+    if _compare(committed, expected) != AS_LOCKED:
+        return (here, "-"), [f"{out}: {here}; run {_rerun(out)}"]
+    names = sorted(name for name in files.keys() | committed.keys() if name and files.get(name) != committed.get(name))
+    named = f" ({', '.join(names)})" if files and names else ""
+    name = shlex.quote(str(out))
+    # Without rm, Git would trust the file's time and size, and leave a file that is too much.
+    return (here, "-"), [f"{out}: {here}{named}; run rm -rf {name} && git checkout HEAD -- {name}"]
+
+
+def _rerun(out: Output) -> str:
+    return f"dvc repro --force --single-item {out.stage.addressing}"
+
+
+def _compare(files: dict[str, str], expected: str) -> str:
+    if not files:
         return "is missing"
-    return AS_LOCKED if _hash(path) == expected else "differs"
+    found = files.get("")
+    if found is None:  # a folder, whose hash is that of its list of files
+        tree = Tree()
+        for name, md5 in files.items():
+            tree.add(tuple(name.split("/")), None, HashInfo("md5", md5))
+        tree.digest()
+        found = tree.hash_info.value if tree.hash_info else None
+    return AS_LOCKED if found == expected else "differs"
 
 
-def _hash(path: Path) -> str:
-    """The MD5 of a file, or of a folder's list of files as DVC makes it."""
-    if not path.is_dir():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "md5").hexdigest()
-    tree = Tree()
-    for file in path.rglob("*"):
-        if file.is_file():
-            tree.add(file.relative_to(path).parts, None, HashInfo("md5", _hash(file)))
-    tree.digest()
-    return str(tree.hash_info.value if tree.hash_info else None)
+def _hash_files(files: FileSystem, path: str) -> dict[str, str]:
+    """The MD5 of each file below a folder by its name there, or of a file under the name of nothing."""
+    names = [path] if files.isfile(path) else files.find(path)
+    return {name.removeprefix(path).lstrip("/"): file_md5(name, files) for name in names}
 
 
-def _repair(name: str, wrong_here: bool, wrong_copy: Path | None, cached: bool, stage: str) -> str:
-    """The command line that puts right whichever of an output and its copy in the cache is wrong."""
-    rerun = f"dvc repro --force --single-item {stage}"
-    if wrong_copy and wrong_here:
-        return f"run {shlex.join(['rm', '-rf', str(wrong_copy), name])} && {rerun}"
-    if wrong_copy:  # dvc commit would do, but takes whatever else has changed for right
-        copy, protect = ["cp", "--remove-destination", name, str(wrong_copy)], ["chmod", "444", str(wrong_copy)]
-        return f"run mkdir -p {shlex.quote(str(wrong_copy.parent))} && {shlex.join(copy)} && {shlex.join(protect)}"
-    if cached:
-        return f"run rm -rf {name} && dvc checkout {name}"  # checkout alone would trust the file's time and size
-    return f"run git restore {name}, or {rerun}"
+def _hash_committed_files(repo: Repo, out: Output) -> dict[str, str]:
+    """The same of an output in Git's last commit; nothing where there is none."""
+    if not isinstance(repo.scm, Git):
+        return {}
+    try:
+        files = GitFileSystem(scm=repo.scm, rev="HEAD")
+        return _hash_files(files, Path(out.fs_path).relative_to(repo.scm.root_dir).as_posix())
+    except RevError:  # no commit yet
+        return {}
