@@ -35,7 +35,7 @@ from lenet_cifar10 import archive
 from lenet_cifar10.drawings import draw_archive
 
 STAGES = ("download", "prepare", "train", "evaluate", "figures")
-MOMENTS = (*STAGES, "checkpoint", *3 * ("start", "epoch"))
+MOMENTS = ("epoch", "start", "checkpoint", "epoch", *STAGES, "epoch", "start")
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 VICTIMS = ("stage", "dvc", "group")
 # Seconds within which a run is hit after the moment has come; for a stage about as long as it takes.
@@ -181,7 +181,7 @@ def hash_outputs(project: Project) -> dict[str, str]:
 def disturb(kills: int, seed: int, log: bool = True) -> Report:
     """Kill so many runs and compare what comes out in the end."""
     report, chance = Report(), random.Random(seed)
-    moments, signals = cycle(chance.sample(MOMENTS, len(MOMENTS))), cycle(SIGNALS)
+    moments = cycle(MOMENTS)
     with tempfile.TemporaryDirectory() as name:
         project, content = prepare(Path(name))
         with UnrulyServer(content, chunk_seconds=0.005).running() as server:
@@ -197,7 +197,7 @@ def disturb(kills: int, seed: int, log: bool = True) -> Report:
                     moment = next(moments)
                     # A stage that outlives dvc is what can go wrong at its start.
                     victim = "dvc" if moment == "start" else chance.choice(VICTIMS)
-                    kill_one(project, moment, next(signals), victim, chance, report)
+                    kill_one(project, moment, chance.choice(SIGNALS), victim, chance, report)
                 last = Run(project)
                 status = last.wait()
                 last.reader.join(timeout=10)

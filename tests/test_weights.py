@@ -89,7 +89,9 @@ def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_safetensors_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"lenet\.safetensors: is no safetensors file \(.+run dvc checkout"):
+    with pytest.raises(
+        UserError, match=r"lenet\.safetensors: is no safetensors file \(.+lenet-cifar10 verify says how"
+    ):
         load_weights(path)
 
 
@@ -108,7 +110,9 @@ def test_a_file_that_is_no_safetensors_is_refused(path: Path, content: bytes) ->
 )
 def test_other_tensors_than_the_network_s_are_refused(path: Path, changes: dict[str, Any], message: str) -> None:
     path.write_bytes(file_with(**changes))
-    with pytest.raises(UserError, match=message + ".*; these are not this network's weights; run dvc checkout"):
+    with pytest.raises(
+        UserError, match=message + ".*; these are not this network's weights; lenet-cifar10 verify says how"
+    ):
         load_weights(path)
 
 
