@@ -89,9 +89,7 @@ def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_safetensors_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(
-        UserError, match=r"lenet\.safetensors: is no safetensors file \(.+lenet-cifar10 verify says"
-    ):
+    with pytest.raises(UserError, match=r"lenet\.safetensors: is no safetensors file \(.+lenet-cifar10 verify says"):
         load_weights(path)
 
 
@@ -110,9 +108,7 @@ def test_a_file_that_is_no_safetensors_is_refused(path: Path, content: bytes) ->
 )
 def test_other_tensors_than_the_network_s_are_refused(path: Path, changes: dict[str, Any], message: str) -> None:
     path.write_bytes(file_with(**changes))
-    with pytest.raises(
-        UserError, match=message + ".*; these are not this network's weights; lenet-cifar10 verify"
-    ):
+    with pytest.raises(UserError, match=message + ".*; these are not this network's weights; lenet-cifar10 verify"):
         load_weights(path)
 
 
@@ -167,12 +163,17 @@ def test_changed_bytes_end_in_weights_or_a_user_error(
         assert len(load_weights(path)[1]) == 3
 
 
-def test_a_full_disk_keeps_the_file_of_before(path: Path) -> None:
-    save_weights(path, make_network(seed=0), NAMES)
-    before = path.read_bytes()
-    with pytest.raises(OSError, match="No space left on device"), replacing(path) as (temporary,):
+def save_on_full_disk(path: Path) -> None:
+    with replacing(path) as (temporary,):
         temporary.unlink()
         temporary.symlink_to("/dev/full")
         save_weights(temporary, make_network(seed=1), NAMES)
+
+
+def test_a_full_disk_keeps_the_file_of_before(path: Path) -> None:
+    save_weights(path, make_network(seed=0), NAMES)
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="No space left on device"):
+        save_on_full_disk(path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
