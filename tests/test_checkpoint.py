@@ -182,16 +182,19 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_of_other_runs_only_the_newest_are_kept(checkpoints: Checkpoints) -> None:
-    kinds = ["NAME.checkpoint NAME.lock", "NAME.checkpoint NAME.finished NAME.lock", ".NAME.checkpoint.part NAME.lock"]
-    for age in range(30):
-        leave(checkpoints.folder, f"{age:064}", kinds[age % 3], age)
+def test_of_other_runs_the_newest_checkpoints_are_kept_and_nothing_else(checkpoints: Checkpoints) -> None:
+    """A run that was stopped in its first epoch leaves a lock, or half a checkpoint, and nothing to go on from."""
+    kinds = ["NAME.checkpoint NAME.lock", "NAME.checkpoint NAME.finished NAME.lock"]
+    for age in range(20):
+        leave(checkpoints.folder, f"{age:064}", kinds[age % 2], age)
+    for age, useless in enumerate(["NAME.lock", ".NAME.checkpoint.part NAME.lock", "NAME.finished"] * 10):
+        leave(checkpoints.folder, f"{age:064x}".replace("0", "f", 1), useless, -age)
     (checkpoints.folder / "a note").touch()
     os.utime(checkpoints.path, (0, 0))
     checkpoints.write(Checkpoint(STATE, HISTORY))
     expected = {checkpoints.path.name, "a note"}
     for age in range(checkpoint.KEPT_RUNS):
-        expected |= set(kinds[age % 3].replace("NAME", f"{age:064}").split())
+        expected |= set(kinds[age % 2].replace("NAME", f"{age:064}").split())
     assert names_in(checkpoints.folder) == expected
 
 

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from rich.console import Console
 from unruly_server import UnrulyServer
 
@@ -70,7 +71,7 @@ class Place:
     def has_file(self) -> bool:
         """The right file is in its place, and nothing is left over."""
         left_over = {path.name for path in [*self.target.parent.iterdir(), *self.resume_folder.iterdir()]}
-        return self.target.read_bytes() == CONTENT and left_over <= {self.target.name, f"{SHA256}.lock"}
+        return self.target.read_bytes() == CONTENT and left_over == {self.target.name}
 
 
 @pytest.fixture
@@ -717,6 +718,43 @@ class TestProcesses:
         place.fetch(spare)
         assert place.has_file()
         assert (spare.starts, spare.sent) == ([HALF], [len(CONTENT) - HALF])
+
+    def test_what_is_left_of_other_files_does_not_pile_up(self, place: Place, serve: Serve) -> None:
+        place.resume_folder.mkdir()
+        for age in range(5):
+            for kind in ("partial", "lock", "other"):
+                path = place.resume_folder / f"{age:064}.{kind}"
+                path.write_bytes(b"rest")
+                os.utime(path, (10**9 - age, 10**9 - age))
+        with FileLock(place.resume_folder / f"{4:064}.lock"):  # another process fetches it
+            place.fetch(serve())
+        kept = {path.stem.lstrip("0") for path in place.resume_folder.iterdir()}
+        assert kept == {"", "1", "4"}
+        place.target.unlink()
+        place.fetch(serve())
+        assert {path.stem.lstrip("0") for path in place.resume_folder.iterdir()} == {"", "1"}
+
+    @pytest.mark.parametrize("kind", ["link", "pipe"])
+    def test_what_lies_in_the_partial_file_s_place_is_neither_written_through_nor_waited_for(
+        self, place: Place, serve: Serve, kind: str
+    ) -> None:
+        place.resume_folder.mkdir()
+        other = place.folder / "other"
+        other.write_bytes(b"other")
+        if kind == "link":
+            place.partial.symlink_to(other)
+        else:
+            os.mkfifo(place.partial)
+        place.fetch(serve())
+        assert place.has_file()
+        assert not place.target.is_symlink()
+        assert other.read_bytes() == b"other"
+
+    def test_a_pipe_in_the_target_s_place_is_replaced(self, place: Place, serve: Serve) -> None:
+        place.target.parent.mkdir()
+        os.mkfifo(place.target)
+        place.fetch(serve())
+        assert place.has_file()
 
     def test_a_second_process_waits_for_the_first(self, place: Place, serve: Serve) -> None:
         server = serve(pause_after=HALF)

@@ -67,6 +67,21 @@ def test_where_nobody_reads_the_line_any_more_the_status_is_the_same(tmp_path: P
     assert process.returncode == 128 + number
 
 
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("body", ["", "interruption.unwind()"])
+def test_where_somebody_holds_the_pipe_and_does_not_read_it_ends_too(
+    tmp_path: Path, body: str, number: signal.Signals
+) -> None:
+    fill = "os.set_blocking(2, False)\ntry:\n    while True: os.write(2, bytes(999))\nexcept BlockingIOError: pass\n"
+    body = f"{body}\n{fill}os.set_blocking(2, True)\nprint('full', flush=True)\ntime.sleep(60)"
+    with start(tmp_path, body) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "full\n"
+        process.send_signal(number)
+        process.wait(timeout=5)
+        assert process.returncode == 128 + number
+
+
 def test_a_second_signal_during_the_clean_up_changes_nothing(tmp_path: Path) -> None:
     with start(
         tmp_path,
@@ -148,6 +163,16 @@ def test_it_ends_at_once_when_the_dvc_that_started_it_is_already_dead(tmp_path: 
         dead.wait()
     with start(tmp_path, BODIES["in main"], DVC_PID=str(dead.pid)) as process:
         _, told = process.communicate(timeout=5)
+    assert process.returncode == 143
+    assert told == "stopped by SIGTERM: run dvc repro again to go on\n"
+
+
+def test_a_dvc_that_died_before_the_shell_asked_for_its_parent_is_noticed(tmp_path: Path) -> None:
+    """The shell then names the system's first process, or whatever stands in for it."""
+    with subprocess.Popen(["sleep", "60"]) as other:
+        with start(tmp_path, BODIES["in main"], DVC_PID=str(other.pid)) as process:
+            _, told = process.communicate(timeout=5)
+        other.kill()
     assert process.returncode == 143
     assert told == "stopped by SIGTERM: run dvc repro again to go on\n"
 

@@ -157,6 +157,8 @@ def test_a_fingerprint_is_the_same_for_the_same_and_another_for_each_thing_that_
     fingerprints += [make_fingerprint(tmp_path, seed=1), make_fingerprint(tmp_path, data=b"DATA")]
     fingerprints += [make_fingerprint(tmp_path, device="cuda"), make_fingerprint(tmp_path, threads=2)]
     fingerprints += [make_fingerprint(tmp_path, torch="2.15.0")]
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    fingerprints.append(make_fingerprint(tmp_path))
     module = ModuleType("lenet_cifar10.more")
     module.__file__ = str(tmp_path / "more.py")
     monkeypatch.setitem(sys.modules, module.__name__, module)

@@ -10,6 +10,9 @@ from project import Project
 
 WEIGHTS, METRICS, PICTURE = "data/model/lenet.safetensors", "metrics/test.json", "plots/images/curves.png"
 
+# The superuser may read anything, but for one that has given up this privilege.
+AS_OTHERS = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
 
 def flip_a_bit(path: Path) -> None:
     """Change one bit and leave size, time and permissions, as a failing disk does."""
@@ -86,6 +89,47 @@ def test_what_git_does_not_have_is_made_again(pipeline: Project, name: str, git:
     assert "; run dvc repro --force --single-item " in complaint
     repair(pipeline, complaint)
     assert pipeline.read(name) == before
+    pipeline.run("lenet-cifar10", "verify")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "dangling link", "link to a folder", "unreadable folder"])
+def test_what_is_no_file_in_a_folder_is_named_and_put_right(pipeline: Project, kind: str) -> None:
+    place = pipeline.folder / "plots/images/a b"
+    as_others = []
+    match kind:
+        case "pipe":
+            os.mkfifo(place)
+        case "dangling link":
+            place.symlink_to("nowhere")
+        case "link to a folder":
+            place.symlink_to("../../src")
+        case "unreadable folder":
+            place.mkdir(mode=0)
+            as_others = AS_OTHERS
+    (pipeline.folder / METRICS).unlink()  # told all the same
+    result = pipeline.run(*as_others, "lenet-cifar10", "verify", check=False)
+    told = [line.removeprefix("error: ") for line in result.text.splitlines() if line.startswith("error: ")]
+    assert [line.split("; run ")[0] for line in told] == [f"{METRICS}: is missing", "plots/images: differs (a b)"]
+    for complaint in told:
+        repair(pipeline, complaint)
+    pipeline.run("lenet-cifar10", "verify")
+
+
+def test_a_folder_in_the_place_of_the_cache_s_copy_is_put_right(pipeline: Project) -> None:
+    kept = copy_in_cache(pipeline, WEIGHTS)
+    kept.unlink()
+    kept.mkdir()
+    (kept / "file").touch()
+    (complaint,) = complaints(pipeline)
+    repair(pipeline, complaint)
+    pipeline.run("lenet-cifar10", "verify")
+
+
+def test_within_the_folder_that_is_to_be_mended_the_command_works_too(pipeline: Project) -> None:
+    (pipeline.folder / PICTURE).unlink()
+    inside = Project(pipeline.folder / "plots/images")
+    (complaint,) = complaints(inside)
+    repair(inside, complaint)
     pipeline.run("lenet-cifar10", "verify")
 
 

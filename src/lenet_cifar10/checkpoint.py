@@ -24,6 +24,7 @@ from lenet_cifar10.weights import MisfitError
 KEPT_RUNS = 10  # checkpoints of other runs, about 7 MB each; the oldest are removed
 _LARGEST_BYTES = 100_000_000  # a larger file is not read
 _DIGEST_BYTES = 32
+_MD5_DIGITS = 32
 _METADATA_KEY = "lenet_cifar10"
 _NAME = re.compile(r"\.?([0-9a-f]{64})\.(?:checkpoint|finished|lock)(?:\.part)?")
 
@@ -62,9 +63,8 @@ class Checkpoints:
         data = safetensors.torch.save(checkpoint.tensors, metadata)
         with replacing(self.path) as (path,):
             path.write_bytes(data + hashlib.sha256(data).digest())
-        others = [name for name in _oldest_last(self.folder) if name != self.fingerprint]
-        for name in others[KEPT_RUNS:]:
-            Checkpoints(self.folder, name).discard()
+        for run in _without_use(self.folder, keep=self.fingerprint):
+            run.discard()
 
     def read(self) -> Checkpoint | None:
         """The run's checkpoint; None where there is none.
@@ -110,7 +110,10 @@ class Checkpoints:
     def result(self) -> str | None:
         """The MD5 of the file that the run has made; None where it has not finished."""
         try:
-            return self._note.read_text(encoding="ascii") if self._note.is_file() else None
+            if not self._note.is_file():
+                return None
+            with self._note.open("rb") as file:
+                return file.read(2 * _MD5_DIGITS).decode("ascii")
         except (OSError, ValueError):
             return None
 
@@ -138,12 +141,12 @@ def discard_finished(folder: Path, result: Path) -> None:
             run.discard()
 
 
-def _oldest_last(folder: Path) -> list[str]:
-    """The fingerprints of all runs that have left a file."""
+def _without_use(folder: Path, keep: str) -> list[Checkpoints]:
+    """The runs that have left files but no checkpoint, and those with the oldest checkpoints."""
+    names = {named[1] for path in folder.iterdir() if (named := _NAME.fullmatch(path.name))}
     ages: dict[str, float] = {}
-    for path in folder.iterdir():
-        named = _NAME.fullmatch(path.name)
+    for path in folder.glob("*.checkpoint"):
         with suppress(FileNotFoundError):  # another run has just removed it
-            if named:
-                ages[named[1]] = max(ages.get(named[1], 0), path.lstat().st_mtime)
-    return sorted(ages, key=ages.__getitem__, reverse=True)
+            ages[path.stem] = path.lstat().st_mtime
+    used = sorted(ages.keys() - {keep}, key=ages.__getitem__, reverse=True)[:KEPT_RUNS]
+    return [Checkpoints(folder, name) for name in sorted(names - {keep, *used})]

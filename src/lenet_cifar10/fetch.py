@@ -34,6 +34,7 @@ from lenet_cifar10.terminal import say, transfer_bar
 CHUNK_BYTES = 1 << 16
 USER_AGENT = "lenet-cifar10"
 WEB_PAGES = ("text/html", "application/xhtml+xml")
+KEPT_PARTIALS = 2  # of other files, up to the archive's size each
 # Reconnections in a row that may bring nothing, once a source has given something.
 RECONNECTIONS = 3
 
@@ -70,22 +71,33 @@ def fetch(
         return
     for folder in (target.parent, resume_folder):
         _make_folder(folder)
+    lock_path = resume_folder / f"{sha256}.lock"
     try:
-        lock = locks.hold(
-            resume_folder / f"{sha256}.lock", "download: waiting for another process that fetches the same file"
-        )
+        lock = locks.hold(lock_path, "download: waiting for another process that fetches the same file")
+        _prune(resume_folder, sha256)
     except OSError as error:
         raise _cannot_write(resume_folder, error) from None
     with lock:
-        if _is_there(target, sha256):  # thanks to the process that held the lock
-            return
-        with closing(_GrowingFile(resume_folder / f"{sha256}.partial", sha256)) as partial:
-            if partial.is_right():  # complete, and interrupted before it got its name
-                partial.move_to(target)
-            else:
-                _try_sources(list(dict.fromkeys(urls)), partial, target, base_folder, limits)
-            partial.path.unlink(missing_ok=True)
-    say(f"{target}: {_megabytes(target.stat().st_size)}, SHA-256 as expected")
+        if not _is_there(target, sha256):  # or else thanks to the process that held the lock
+            with closing(_GrowingFile(resume_folder / f"{sha256}.partial", sha256)) as partial:
+                if partial.is_right():  # complete, and interrupted before it got its name
+                    partial.move_to(target)
+                else:
+                    _try_sources(list(dict.fromkeys(urls)), partial, target, base_folder, limits)
+                partial.path.unlink(missing_ok=True)
+            say(f"{target}: {_megabytes(target.stat().st_size)}, SHA-256 as expected")
+        lock_path.unlink(missing_ok=True)
+
+
+def _prune(resume_folder: Path, keep: str) -> None:
+    """Remove what is left of all but the newest fetches of other files, unless one is under way."""
+    ages = {path: path.lstat().st_mtime for path in resume_folder.glob("*.partial") if path.stem != keep}
+    for path in sorted(ages, key=ages.__getitem__, reverse=True)[KEPT_PARTIALS:]:
+        held = locks.try_to_hold(path.with_suffix(".lock"))
+        if held:
+            with held:
+                for kind in (".partial", ".other", ".lock"):
+                    path.with_suffix(kind).unlink(missing_ok=True)
 
 
 class _SourceError(Exception):
@@ -128,6 +140,10 @@ class _GrowingFile:
         self.total: int | None = None  # bytes when complete, where a source has told
         self.appended = 0  # bytes in this run, dropped ones included
         try:
+            if path.is_symlink() or (
+                path.exists() and not path.is_file()
+            ):  # it would be written through, or waited for
+                path.unlink()
             self.file = path.open("a+b", buffering=0)
             self.file.seek(0)
             self.digest = hashlib.file_digest(self.file, "sha256")
@@ -476,6 +492,8 @@ def _path_in_file_url(rest: str) -> Path:
 
 
 def _is_there(target: Path, sha256: str) -> bool:
+    if target.exists() and not (target.is_file() or target.is_dir()):  # reading from a pipe would wait for ever
+        return False
     try:
         with target.open("rb") as file:
             is_right = hashlib.file_digest(file, "sha256").hexdigest() == sha256

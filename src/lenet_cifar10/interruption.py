@@ -10,7 +10,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-_GRACE_SECONDS = 1.5  # for clean-up; what a library holds up longer than that is left
+_GRACE_SECONDS = 1.0  # for clean-up; what a library, or a reader who does not read, holds up longer is left
 _LOOK_SECONDS = 0.25
 
 _advice = "run dvc repro again to go on"
@@ -49,15 +49,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)  # one is enough, and the clean-up is short
     status = 128 + number
+    watchdog = threading.Timer(_GRACE_SECONDS, os._exit, [status])
+    watchdog.daemon = True
+    watchdog.start()
     # Written past Python's buffers, which the interrupted code may be in the middle of.
     with suppress(OSError):  # whoever read it may be gone
         start = "\n" if os.isatty(2) else ""  # a terminal's line may hold a bar
         os.write(2, f"{start}stopped by {signal.Signals(number).name}: {_advice}\n".encode())
     if not _unwinds:
         os._exit(status)
-    watchdog = threading.Timer(_GRACE_SECONDS, os._exit, [status])
-    watchdog.daemon = True
-    watchdog.start()
     raise Stopped(status)
 
 
@@ -65,8 +65,10 @@ def _stop_after(dvc: int) -> None:
     """Wait for the end of dvc, which would leave this stage to run on beside the next run of the same project."""
     import psutil  # here, for importing it takes as long as all that comes before the first signal is answered
 
-    with suppress(psutil.NoSuchProcess):
+    with suppress(psutil.Error):
         process = psutil.Process(dvc)
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        # Of a dvc that died before the shell asked for its parent, the number is that of the system's first process.
+        runs_python = any(name in word.lower() for word in process.cmdline()[:2] for name in ("python", "dvc"))
+        while runs_python and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(_LOOK_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -16,12 +17,25 @@ from lenet_cifar10.terminal import say
 from lenet_cifar10.training import EpochRecord, Training
 from lenet_cifar10.weights import MisfitError
 
+# Such as ONEDNN_MAX_CPU_ISA and MKL_CBWR, which were seen to change the bits.
+_STEERING_VARIABLES = (
+    "ATEN_",
+    "CUBLAS_",
+    "CUDNN_",
+    "DNNL_",
+    "MKL_",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_",
+    "PYTORCH_",
+    "TORCH_",
+)
+
 
 def fingerprint(params: Mapping[str, Any], data: Sequence[Path], environment: Mapping[str, Any]) -> str:
     """A hash of all that decides a result, 64 hexadecimal digits.
 
     Of the parameters that are read, the contents of the data files, the code of the program and of each module of this
-    package that it has imported, the device, the threads and the versions.
+    package that it has imported, the device, the threads, the versions, and the variables that steer torch's libraries.
     """
     modules = {name: getattr(module, "__file__", None) for name, module in sorted(sys.modules.items())}
     code = {name: path for name, path in modules.items() if name == "__main__" or name.split(".")[0] == __package__}
@@ -30,6 +44,7 @@ def fingerprint(params: Mapping[str, Any], data: Sequence[Path], environment: Ma
         "data": [hash_file(path) for path in data],
         "code": {name: hash_file(Path(path)) for name, path in code.items() if path},
         "environment": environment,
+        "variables": {name: value for name, value in os.environ.items() if name.startswith(_STEERING_VARIABLES)},
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

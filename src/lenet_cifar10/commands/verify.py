@@ -1,10 +1,11 @@
 """Compare every output and its copy in DVC's cache with dvc.lock, byte by byte."""
 
+import os
 import shlex
 from pathlib import Path
 
 from dvc.exceptions import DvcException, NotDvcRepoError
-from dvc.fs import FileSystem, GitFileSystem
+from dvc.fs import GitFileSystem
 from dvc.output import Output
 from dvc.repo import Repo
 from dvc.scm import RevError
@@ -39,8 +40,10 @@ def verify() -> None:
         expected = str(out.hash_info.value) if out.hash_info else None
         if expected is None:
             row, found = ("not in dvc.lock", "-"), [f"{out}: is not in dvc.lock; run dvc repro {out.stage.addressing}"]
+        elif out.use_cache:
+            row, found = _compare_cached(repo, out, expected)
         else:
-            row, found = (_compare_cached if out.use_cache else _compare_tracked)(repo, out, expected)
+            row, found = _compare_tracked(repo, out, expected)
         table.add_row(str(out), *row)
         mistakes += found
     console.print(table)
@@ -51,35 +54,47 @@ def verify() -> None:
 
 def _compare_cached(repo: Repo, out: Output, expected: str) -> tuple[tuple[str, str], list[str]]:
     """What is said of an output in the workspace and in the cache, and the complaints."""
-    name, copy = shlex.quote(str(out)), Path(out.cache.oid_to_path(expected))
+    name, copy = _name(repo, out), Path(out.cache.oid_to_path(expected))
     kept = shlex.quote(str(copy))
-    here, there = (_compare(_hash_files(localfs, str(path)), expected) for path in (out.fs_path, copy))
+    here, there = (_compare(_hash_files(path), expected) for path in (Path(out.fs_path), copy))
     if here == AS_LOCKED:
         # dvc commit would do, but takes whatever else has changed for right.
         folder = shlex.quote(str(copy.parent))
-        repair = f"mkdir -p {folder} && cp --remove-destination {name} {kept} && chmod 444 {kept}"
+        repair = f"{_go(repo)}mkdir -p {folder} && rm -rf {kept} && cp {name} {kept} && chmod 444 {kept}"
     elif there == AS_LOCKED:
-        repair = f"rm -rf {name} && dvc checkout {name}"  # checkout alone would trust the file's time and size
+        repair = (
+            f"{_go(repo)}rm -rf {name} && dvc checkout {name}"  # checkout alone would trust the file's time and size
+        )
     else:
-        repair = f"rm -rf {kept} {name} && {_rerun(out)}"
+        repair = f"{_go(repo)}rm -rf {kept} {name} && {_rerun(out)}"
     complaints = {str(out): here, f"{copy} (the cache's copy of {out})": there}
     return (here, there), [f"{what}: {said}; run {repair}" for what, said in complaints.items() if said != AS_LOCKED]
 
 
 def _compare_tracked(repo: Repo, out: Output, expected: str) -> tuple[tuple[str, str], list[str]]:
     """The same of an output that Git keeps instead of the cache."""
-    files = _hash_files(localfs, out.fs_path)
+    files = _hash_files(Path(out.fs_path))
     here = _compare(files, expected)
     if here == AS_LOCKED:
         return (here, "-"), []
     committed = _hash_committed_files(repo, out)
     if _compare(committed, expected) != AS_LOCKED:
-        return (here, "-"), [f"{out}: {here}; run {_rerun(out)}"]
+        return (here, "-"), [f"{out}: {here}; run {_go(repo)}{_rerun(out)}"]
     names = sorted(name for name in files.keys() | committed.keys() if name and files.get(name) != committed.get(name))
     named = f" ({', '.join(names)})" if files and names else ""
-    name = shlex.quote(str(out))
+    name = _name(repo, out)
     # Without rm, Git would trust the file's time and size, and leave a file that is too much.
-    return (here, "-"), [f"{out}: {here}{named}; run rm -rf {name} && git checkout HEAD -- {name}"]
+    return (here, "-"), [f"{out}: {here}{named}; run {_go(repo)}rm -rf {name} && git checkout HEAD -- {name}"]
+
+
+def _name(repo: Repo, out: Output) -> str:
+    """An output's path from the project's folder, for a shell."""
+    return shlex.quote(os.path.relpath(out.fs_path, repo.root_dir))
+
+
+def _go(repo: Repo) -> str:
+    """The start of a command line: what is to be removed may be the current folder."""
+    return "" if Path.cwd() == Path(repo.root_dir) else f"cd {shlex.quote(repo.root_dir)} && "
 
 
 def _rerun(out: Output) -> str:
@@ -99,18 +114,40 @@ def _compare(files: dict[str, str], expected: str) -> str:
     return AS_LOCKED if found == expected else "differs"
 
 
-def _hash_files(files: FileSystem, path: str) -> dict[str, str]:
-    """The MD5 of each file below a folder by its name there, or of a file under the name of nothing."""
-    names = [path] if files.isfile(path) else files.find(path)
-    return {name.removeprefix(path).lstrip("/"): file_md5(name, files) for name in names}
+def _hash_files(path: Path) -> dict[str, str]:
+    """The MD5 of each file below a folder by its name there, or of a file under the name of nothing.
+
+    What is no file that can be read has words instead, which are no MD5.
+    """
+    if not path.is_dir():
+        return {"": _hash(path)} if path.exists() or path.is_symlink() else {}
+    unreadable: list[OSError] = []
+    found = []
+    for folder, folders, files in os.walk(path, onerror=unreadable.append):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        found += [Path(folder, name) for name in files + links]
+    found += [Path(error.filename) for error in unreadable]
+    return {entry.relative_to(path).as_posix(): _hash(entry) for entry in found}
+
+
+def _hash(path: Path) -> str:
+    if not path.is_file():  # reading from a pipe would wait for ever
+        return "no file"
+    try:
+        return file_md5(str(path), localfs)
+    except OSError as error:
+        return error.strerror or "unreadable"
 
 
 def _hash_committed_files(repo: Repo, out: Output) -> dict[str, str]:
     """The same of an output in Git's last commit; nothing where there is none."""
-    if not isinstance(repo.scm, Git):
+    scm = repo.scm
+    if not isinstance(scm, Git):
         return {}
+    path = Path(out.fs_path).relative_to(scm.root_dir).as_posix()
     try:
-        files = GitFileSystem(scm=repo.scm, rev="HEAD")
-        return _hash_files(files, Path(out.fs_path).relative_to(repo.scm.root_dir).as_posix())
+        files = GitFileSystem(scm=scm, rev="HEAD")
+        names = [path] if files.isfile(path) else files.find(path)
+        return {name.removeprefix(path).lstrip("/"): file_md5(name, files) for name in names}
     except RevError:  # no commit yet
         return {}
