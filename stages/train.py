@@ -30,9 +30,10 @@ def main() -> None:
     say(f"training on {device.describe(chosen)}: {params.train.epochs} epochs of {len(images):,} images")
     environment = device.environment(chosen)
     checkpoints = checkpoint.Checkpoints(CHECKPOINTS, resume.fingerprint(params.of_training(), DATA, environment))
+    made = checkpoints.result()
+    is_forced = made is not None and dvc_cache.has(made)  # not so if another process makes it while this one waits
     with checkpoints.locked(), replacing(*OUTPUTS) as (weights, metrics, surroundings), steps_bar() as bar:
-        made = checkpoints.result()
-        if made and dvc_cache.has(made):  # so this is a forced rerun, which is to train
+        if is_forced:
             checkpoints.clear()
         history = []
         for history in resume.run(training, checkpoints, bar):

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from chaos import disturb, hash_outputs
 from project import Project, environment
@@ -190,6 +191,31 @@ def test_an_experiment_in_a_copy_goes_on_from_one_that_was_killed(
     process.communicate(timeout=30)
     text = project.dvc("exp", "run", "--temp", "--name", "second")
     assert "\nresuming at epoch " in text
+
+
+def test_a_second_run_of_the_same_thing_waits_and_is_answered_from_the_first(
+    long_pipeline: tuple[Project, dict[str, str]],
+) -> None:
+    project, _ = long_pipeline
+    first = start_training(project, 1, "dvc", "exp", "run", "--temp", "--name", "first")
+    children = psutil.Process(first.pid).children(recursive=True)
+    (stage,) = [child for child in children if "stages/train.py" in child.cmdline()[-1:]]
+    stage.suspend()
+    second = subprocess.Popen(
+        ["dvc", "exp", "run", "--temp", "--name", "second"],
+        cwd=project.folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert second.stdout is not None
+    assert any(line == "waiting for another process that trains the same thing\n" for line in second.stdout)
+    stage.resume()
+    first.communicate(timeout=60)
+    text, _ = second.communicate(timeout=60)
+    assert text.startswith("resuming at epoch 31: 30 of 30 epochs were kept\n")
+    assert lock_of(project, commit_of(project, "first")) == lock_of(project, commit_of(project, "second"))
 
 
 IN_OWN_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount", "bash", "-c")
