@@ -10,6 +10,7 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.table import Table
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
 
@@ -18,6 +19,15 @@ def say(line: str) -> None:
     """Print one line at once, also in the middle of a bar."""
     console.print(line)
     console.file.flush()
+
+
+def table(title: str, first: str, *others: str) -> Table:
+    """An empty table: words in the first column, figures or short words to the right in the others."""
+    new = Table(title=title, title_justify="left")
+    new.add_column(first)
+    for name in others:
+        new.add_column(name, justify="right")
+    return new
 
 
 def transfer_bar() -> Progress:
