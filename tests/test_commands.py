@@ -71,7 +71,7 @@ def test_show_works_in_a_subfolder_and_with_figures_that_are_missing(pipeline: P
     train = json.loads(pipeline.read("metrics/train.json")) | {"train_loss": None}
     (pipeline.folder / "metrics/train.json").write_text(json.dumps(train))
     shown = Project(pipeline.folder / "src").run("lenet-cifar10", "show").text
-    assert re.search(r"train loss +│ - ", shown)
+    assert re.search(r"train loss +│ +- ", shown)
 
 
 def test_show_outside_a_project_says_so(tmp_path: Path) -> None:

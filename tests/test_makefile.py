@@ -18,7 +18,7 @@ def experiments_of(project: Project) -> dict[str, dict[str, str]]:
 
 def test_the_demo_learns_shows_its_result_and_leaves_git_clean(bare_project: Project) -> None:
     first = bare_project.run(*WITHOUT_SETUP, "demo").text
-    accuracy = re.search(r"test accuracy +│ (0\.\d+|1\.0+)", first)
+    accuracy = re.search(r"test accuracy +│ +(0\.\d+|1\.0+)", first)
     assert accuracy is not None
     assert float(accuracy[1]) > 0.9
     page = re.search(r"file://(\S+)", first)
