@@ -10,7 +10,7 @@ interruption.answer_signals()  # before torch, whose import takes a second
 from lenet_cifar10 import checkpoint, dataset, device, dvc_cache, resume, stage
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing, write_csv, write_json
-from lenet_cifar10.terminal import say, steps_bar
+from lenet_cifar10.terminal import console, figures_table, say, steps_bar
 from lenet_cifar10.training import Training
 from lenet_cifar10.weights import save_weights
 
@@ -43,6 +43,7 @@ def main() -> None:
         write_json(metrics, history[-1].summary())
         write_json(surroundings, environment)
         checkpoints.finish(weights)
+    console.print(figures_table("Trained, figures of the last epoch", history[-1].summary()))
 
 
 if __name__ == "__main__":

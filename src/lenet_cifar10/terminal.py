@@ -1,5 +1,7 @@
 """One look for all output: progress bars on a terminal, plain lines in a log."""
 
+from collections.abc import Mapping
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,6 +30,19 @@ def table(title: str, first: str, *others: str) -> Table:
     for name in others:
         new.add_column(name, justify="right")
     return new
+
+
+def figures_table(title: str, figures: Mapping[str, object]) -> Table:
+    """A table of named figures: fractions and losses to four digits, a dash for what could not be computed."""
+    new = table(title, "figure", "value")
+    for name, value in figures.items():
+        new.add_row(name.replace("_", " "), show_figure(value))
+    return new
+
+
+def show_figure(value: object) -> str:
+    """A figure as tables have it."""
+    return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def transfer_bar() -> Progress:

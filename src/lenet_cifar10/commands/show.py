@@ -23,22 +23,23 @@ def show(
     """
     train = _read("metrics/train.json", revision, ("epochs", "train_loss", "validation_loss", "validation_accuracy"))
     test = _read("metrics/test.json", revision, ("loss", "accuracy", "per_class"))
-    table = terminal.table(f"Run: {revision}", "figure", "value")
-    table.add_row("epochs", str(train["epochs"]))
-    table.add_row("train loss", _shown(train["train_loss"]))
-    table.add_row("validation loss", _shown(train["validation_loss"]))
-    table.add_row("validation accuracy", _shown(train["validation_accuracy"]))
-    table.add_row("test loss", _shown(test["loss"]))
-    table.add_row("test accuracy", _shown(test["accuracy"]), end_section="accuracy_with_flips" not in test)
-    if "accuracy_with_flips" in test:
-        table.add_row("test accuracy with flips", _shown(test["accuracy_with_flips"]), end_section=True)
-    for name, accuracy in test["per_class"].items():
-        table.add_row(f"test accuracy: {name}", _shown(accuracy))
+    table = terminal.figures_table(f"Run: {revision}", _name_figures(train, test))
     terminal.console.print(table)
 
 
-def _shown(value: object) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
+def _name_figures(train: dict[str, Any], test: dict[str, Any]) -> dict[str, object]:
+    figures = {
+        "epochs": train["epochs"],
+        "train loss": train["train_loss"],
+        "validation loss": train["validation_loss"],
+        "validation accuracy": train["validation_accuracy"],
+        "test loss": test["loss"],
+        "test accuracy": test["accuracy"],
+    }
+    for name in ("accuracy_low", "accuracy_high", "accuracy_with_flips", "expected_calibration_error"):
+        if name in test:  # older runs, and those without flips, have not all of them
+            figures[f"test {name}"] = test[name]
+    return figures | {f"test accuracy: {name}": accuracy for name, accuracy in test["per_class"].items()}
 
 
 def _read(path: str, revision: str, keys: Sequence[str]) -> Any:
