@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from lenet_cifar10 import archive
-from lenet_cifar10.drawings import draw_archive
 from lenet_cifar10.errors import UserError
 
 
@@ -20,7 +18,15 @@ def generate(
     """Draw ten classes of shapes, write them as an archive that the workflow takes for CIFAR-10.
 
     Prints the file's SHA-256, which is what data.sha256 wants.
+
+    \b
+    Examples:
+      lenet-cifar10 generate data/generated.tar.gz
+      lenet-cifar10 generate data/small.tar.gz --train 400 --test 100
     """
+    from lenet_cifar10 import archive  # here, for importing NumPy and more takes a third of a second
+    from lenet_cifar10.drawings import draw_archive
+
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected the name of a file to write, such as {path}/generated.tar.gz")
     archive.write(path, draw_archive(train, test, seed))
