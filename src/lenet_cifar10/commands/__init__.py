@@ -4,17 +4,22 @@ import typer
 
 from lenet_cifar10 import errors
 from lenet_cifar10.commands.generate import generate
+from lenet_cifar10.commands.offline_plots import offline_plots
+from lenet_cifar10.commands.predict import predict
 from lenet_cifar10.commands.show import show
 from lenet_cifar10.commands.verify import verify
 
 app = typer.Typer(
     help="LeNet on CIFAR-10: what the DVC workflow has beside dvc itself.",
+    epilog="Exit status: 0 done, 1 something to mend (standard error says what), 2 wrong usage, 130 or 143 stopped.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(generate)
 app.command()(show)
+app.command()(predict)
 app.command()(verify)
+app.command()(generate)
+app.command()(offline_plots)
 
 
 def main() -> None:
