@@ -21,7 +21,7 @@ CLASSIC := \
 forget = if dvc exp list --name-only | grep --quiet --line-regexp $(1); then dvc exp remove --quiet $(1); fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro classic test bench bench-short accuracy chaos fuzz lint check lock clean
+.PHONY: help setup demo repro classic plots watch test bench bench-short accuracy chaos fuzz lint check lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -35,6 +35,7 @@ setup: .venv/installed  ## Build .venv from the lock of exact versions, again on
 
 .venv/installed: .venv/locked pyproject.toml
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	.venv/bin/lenet-cifar10 offline-plots
 	touch $@
 
 # DVC 3.67 cannot run an experiment in a copy below a path with other letters.
@@ -63,6 +64,13 @@ classic: setup  ## Run the published recipe on CIFAR-10, as the experiment "clas
 	@$(call forget,classic)
 	dvc exp run --temp --name classic $(CLASSIC) $(SET)
 	@lenet-cifar10 show classic
+
+plots: setup  ## Draw the run's charts and pictures as one file, and DVC's page; REV="A B" compares
+	@lenet-cifar10 page $(REV)
+	@dvc plots $(if $(REV),diff $(REV),show)
+
+watch: setup  ## Keep that file up to date while training runs, until Ctrl-C
+	@lenet-cifar10 page --watch
 
 test: setup  ## Run the tests
 	pytest --numprocesses 2
