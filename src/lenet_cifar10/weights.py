@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from lenet_cifar10.errors import UserError
@@ -15,6 +15,8 @@ from lenet_cifar10.params import ModelSection
 
 # One entry only: the order of several is not fixed, and the same weights are to be the same bytes.
 _METADATA_KEY = "lenet_cifar10"
+
+REPAIR = "lenet-cifar10 verify says how to repair it"
 
 
 def save_weights(path: Path, network: LeNet, class_names: Sequence[str]) -> None:
@@ -31,22 +33,32 @@ def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
         UserError: the file is missing, is no safetensors file, or holds other names, shapes or types.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            class_names = _read_class_names(path, file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        return parse_weights(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro train, or dvc checkout") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path}: is no safetensors file ({error}); lenet-cifar10 verify says how to repair it"
-        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: is no safetensors file ({error.strerror}); {REPAIR}") from None
+
+
+def parse_weights(content: bytes, name: str, remedy: str = REPAIR) -> tuple[LeNet, tuple[str, ...]]:
+    """The same of the file's bytes, wherever they come from; messages have its name and what to do.
+
+    Raises:
+        UserError: this is no safetensors file, or holds other names, shapes or types.
+    """
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:  # KeyError: a type that torch has not
+        raise UserError(f"{name}: is no safetensors file ({error}); {remedy}") from None
+    class_names = _parse_class_names(header.get("__metadata__"))
+    if class_names is None:
+        raise UserError(f"{name}: names no classes, so it was not written by this project; {remedy}")
     network = LeNet(ModelSection(dropout=0.0, first_layer="learned"), len(class_names))
     try:
         copy_into(network.state_dict(), tensors)
     except MisfitError as error:
-        raise UserError(
-            f"{path}: {error}; these are not this network's weights; lenet-cifar10 verify says how to repair it"
-        ) from None
+        raise UserError(f"{name}: {error}; these are not this network's weights; {remedy}") from None
     return network.eval(), class_names
 
 
@@ -64,23 +76,20 @@ def copy_into(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> No
     for name in sorted(tensors.keys() | values.keys()):
         found, expected = _kind(values.get(name)), _kind(tensors.get(name))
         if found != expected:
-            raise MisfitError(f"tensor {name}: found {found}, expected {expected}")
+            shown = name if name.isprintable() else ascii(name)  # a name from a file could steer the terminal
+            raise MisfitError(f"tensor {shown}: found {found}, expected {expected}")
     for name, tensor in tensors.items():
         tensor.copy_(values[name])
 
 
-def _read_class_names(path: Path, metadata: dict[str, str] | None) -> tuple[str, ...]:
+def _parse_class_names(metadata: dict[str, str] | None) -> tuple[str, ...] | None:
     try:
         names = json.loads((metadata or {})[_METADATA_KEY])["class_names"]
     except (KeyError, ValueError, TypeError, RecursionError):
-        names = None
+        return None
     if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
-        names = []
-    if 2 <= len(set(names)) == len(names) <= 256:
-        return tuple(names)
-    raise UserError(
-        f"{path}: names no classes, so it was not written by this project; lenet-cifar10 verify says how to repair it"
-    )
+        return None
+    return tuple(names) if 2 <= len(set(names)) == len(names) <= 256 else None
 
 
 def _kind(tensor: Tensor | None) -> str:
