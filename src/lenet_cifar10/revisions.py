@@ -2,19 +2,27 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import dvc.api
-from dvc.exceptions import DvcException, NotDvcRepoError
+import scmrepo.exceptions
+from dvc.exceptions import DvcException, NotDvcRepoError, PathMissingError
+from dvc.exceptions import IsADirectoryError as DvcIsADirectoryError
 from dvc.repo import Repo
-from dvc.scm import RevError
+from dvc.scm import SCM, RevError, SCMError, resolve_rev
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lenet_cifar10.errors import UserError
 
 WORKSPACE = "workspace"  # DVC's word for what is not committed
+_LOCK = "dvc.lock"
+
+
+class MissingFileError(UserError):
+    """A revision that does exist has no such file."""
 
 
 def project_root() -> Path:
@@ -33,20 +41,25 @@ def read_bytes(path: str, revision: str = WORKSPACE) -> bytes:
     """The content of a file, named from the project's folder, that Git tracks or that DVC's cache or remote has.
 
     Raises:
-        UserError: there is no such revision, or no such file in it.
+        MissingFileError: the revision has no such file.
+        UserError: there is no such revision, or DVC cannot read it.
     """
     root = project_root()
+    place = describe(path, revision)
     try:
         if revision == WORKSPACE:
             return (root / path).read_bytes()
-        with dvc.api.open(path, repo=str(root), rev=revision, mode="rb") as file:
+        commit, folder = _find_commit(root, revision)
+        with dvc.api.open(str(folder / path), repo=str(root), rev=commit, mode="rb") as file:
             return file.read()
-    except RevError:
-        raise UserError(f"{revision}: is no commit, branch, tag or experiment; see git log or dvc exp list") from None
-    except (FileNotFoundError, IsADirectoryError, DvcException):
-        raise UserError(
-            f"{describe(path, revision)}: is not there; run dvc repro, or name a commit or experiment that has it"
-        ) from None
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PathMissingError, DvcIsADirectoryError):
+        found = "is not there"
+        if revision != WORKSPACE and path != _LOCK and read_hash(path, revision) is not None:
+            found = "is in dvc.lock, but in neither Git nor DVC's cache nor a remote"
+        raise MissingFileError(f"{place}: {found}; run dvc repro, or name a commit or experiment that has it") from None
+    except DvcException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{place}: DVC cannot read it ({reason}); name a commit or experiment that is whole") from None
 
 
 def read_json(path: str, revision: str = WORKSPACE) -> Any:
@@ -71,19 +84,45 @@ def read_params(revision: str = WORKSPACE) -> dict[str, Any]:
 
 
 def read_hash(path: str, revision: str = WORKSPACE) -> str | None:
-    """The MD5 that dvc.lock has for a stage's output; None where it has none.
+    """The MD5 that dvc.lock has for a stage's output; None where it has none, or where there is no dvc.lock.
 
     Raises:
-        UserError: as in `read_bytes`, or dvc.lock is not YAML.
+        UserError: there is no such revision, or dvc.lock is not one.
     """
-    stages = _read_yaml("dvc.lock", revision).get("stages", {})
-    outputs = [output for stage in stages.values() for output in stage.get("outs", [])]
-    return next((output.get("md5") for output in outputs if output.get("path") == path), None)
+    try:
+        lock = _read_yaml(_LOCK, revision)
+    except MissingFileError:
+        return None
+    try:
+        outputs = [output for stage in lock.get("stages", {}).values() for output in stage.get("outs", [])]
+        return next((output["md5"] for output in outputs if output["path"] == path), None)
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{describe(_LOCK, revision)}: is damaged; restore it, or run dvc repro") from None
 
 
 def describe(path: str, revision: str) -> str:
     """How a message names a file of a revision."""
     return path if revision == WORKSPACE else f"{path} in {revision}"
+
+
+def _find_commit(root: Path, revision: str) -> tuple[str, Path]:
+    """The hash of the commit that a revision or experiment is, and where the project lies in its repository."""
+    name = revision or "''"
+    unknown = UserError(f"{name}: is no commit, branch, tag or experiment; see git log or dvc exp list")
+    try:
+        with closing(SCM(str(root))) as repository:
+            if not revision:  # Git would take HEAD
+                raise unknown
+            commit = resolve_rev(repository, revision)
+            # A folder or file of a commit, such as HEAD:plots, resolves as well, but DVC's reader fails on it.
+            commit = repository.resolve_rev(f"{commit}^{{commit}}")
+            return commit, root.resolve().relative_to(Path(repository.root_dir).resolve())
+    except (RevError, scmrepo.exceptions.RevError) as error:
+        if "ambiguous" in str(error):
+            raise UserError(f"{name}: is the name of several experiments; see dvc exp list -A, give a hash") from None
+        raise unknown from None
+    except SCMError:
+        raise UserError(f"{root}: is no Git repository, so {name} cannot be found; name the workspace") from None
 
 
 def _read_yaml(path: str, revision: str) -> dict[str, Any]:
