@@ -5,8 +5,11 @@ import typer
 from lenet_cifar10 import errors
 from lenet_cifar10.commands.generate import generate
 from lenet_cifar10.commands.offline_plots import offline_plots
+from lenet_cifar10.commands.page import page
 from lenet_cifar10.commands.predict import predict
+from lenet_cifar10.commands.seeds import seeds
 from lenet_cifar10.commands.show import show
+from lenet_cifar10.commands.sweep import sweep
 from lenet_cifar10.commands.verify import verify
 
 app = typer.Typer(
@@ -16,6 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(show)
+app.command()(page)
+app.command()(seeds)
+app.command()(sweep)
 app.command()(predict)
 app.command()(verify)
 app.command()(generate)
