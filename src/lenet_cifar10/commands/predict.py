@@ -131,15 +131,17 @@ def _read_revision(revision: str, name: str) -> bytes:
 
     try:
         return revisions.read_bytes(WEIGHTS, revision)
-    except UserError:
+    except revisions.MissingFileError:
         if revisions.read_hash(WEIGHTS, revision) is None:
-            raise UserError(f"{name}: was never trained; run dvc repro, or name a revision that has it") from None
-        raise UserError(
-            f"{name}: is in dvc.lock, but not here; run dvc checkout, or dvc pull where DVC's cache lacks it"
-            if revision == revisions.WORKSPACE
-            else f"{name}: is in dvc.lock, but neither in DVC's cache nor in a remote; run dvc pull --all-commits "
-            f"(dvc exp pull for an experiment), or dvc push where it was trained"
-        ) from None
+            found = "was never trained; run dvc repro, or name a revision that has it"
+        elif revision == revisions.WORKSPACE:
+            found = "is in dvc.lock, but not here; run dvc checkout, or dvc pull where DVC's cache lacks it"
+        else:
+            found = (
+                "is in dvc.lock, but neither in DVC's cache nor in a remote; run dvc push (dvc exp push for an "
+                "experiment) where it was trained, then dvc pull --all-commits (dvc exp pull) here"
+            )
+        raise UserError(f"{name}: {found}") from None
 
 
 def _choose_device(name: str) -> "torch.device":
