@@ -1,4 +1,4 @@
-"""Evaluate: weights and test images -> metrics/test.json, plots/predictions.csv, plots/per_class.csv."""
+"""Evaluate: weights and test images -> metrics/test.json and tables in plots/: predictions, per_class, calibration."""
 
 import os
 from pathlib import Path
@@ -9,16 +9,16 @@ interruption.answer_signals()
 
 import torch
 
-from lenet_cifar10 import dataset, device, evaluation, stage
+from lenet_cifar10 import dataset, device, evaluation, reporting, stage
 from lenet_cifar10.checkpoint import discard_finished
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing, write_csv, write_json
-from lenet_cifar10.terminal import say
+from lenet_cifar10.terminal import console, figures_table
 from lenet_cifar10.weights import load_weights
 
 WEIGHTS, TEST = Path("data/model/lenet.safetensors"), Path("data/prepared/test.npz")
 CHECKPOINTS = Path(os.environ.get("DVC_ROOT", ".")) / ".resume/checkpoints"
-OUTPUTS = [Path(name) for name in ("metrics/test.json", "plots/predictions.csv", "plots/per_class.csv")]
+TABLES = [Path("plots") / name for name in ("predictions.csv", "per_class.csv", "calibration.csv")]
 
 
 def main() -> None:
@@ -32,12 +32,16 @@ def main() -> None:
     images, labels = torch.from_numpy(test.images).to(chosen), torch.from_numpy(test.labels)
     logits = evaluation.predict(network, images)
     with_flips = evaluation.predict_with_flips(network, images) if params.evaluate.test_time_flips else None
-    metrics = evaluation.summarize(logits, labels, class_names, with_flips)
-    with replacing(*OUTPUTS) as (test_json, predictions_csv, per_class_csv):
+    metrics = reporting.summarize(logits, labels, class_names, with_flips)
+    per_class = metrics["per_class"]
+    with replacing(Path("metrics/test.json"), *TABLES) as (test_json, predictions_csv, per_class_csv, calibration_csv):
         write_json(test_json, metrics)
-        write_csv(predictions_csv, evaluation.tabulate_predictions(logits, labels, class_names))
-        write_csv(per_class_csv, [{"class": name, "accuracy": share} for name, share in metrics["per_class"].items()])
-    say(f"test accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f} on {len(test):,} images")
+        write_csv(predictions_csv, reporting.tabulate_predictions(logits, labels, class_names))
+        write_csv(per_class_csv, [{"class": name, "accuracy": accuracy} for name, accuracy in per_class.items()])
+        write_csv(calibration_csv, reporting.calibrate(logits, labels))
+    figures = {name: value for name, value in metrics.items() if name != "per_class"}
+    figures |= {f"accuracy: {name}": accuracy for name, accuracy in per_class.items()}
+    console.print(figures_table(f"Test set, {len(test):,} images", figures))
 
 
 if __name__ == "__main__":

@@ -11,29 +11,38 @@ import torch
 from lenet_cifar10 import augment, dataset, figures, stage
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing
+from lenet_cifar10.results import COUNTS, FRACTIONS, NUMBERS, read_table
 from lenet_cifar10.terminal import say
 from lenet_cifar10.training import plan_epoch
 
-PREPARED, PICTURES = Path("data/prepared"), Path("plots/images")
-EXAMPLES = 20
+PREPARED, PLOTS, PICTURES = Path("data/prepared"), Path("plots"), Path("plots/images")
+PAIRS, MISTAKES = 10, 25
 
 
 def main() -> None:
     """Draw every picture anew."""
     params = Params.load(Path("params.yaml"))
-    class_names = dataset.load_class_names(PREPARED / "classes.json")
-    training = dataset.load(PREPARED / "train.npz", len(class_names))
+    names = dataset.load_class_names(PREPARED / "classes.json")
+    training, test = (dataset.load(PREPARED / name, len(names)) for name in ("train.npz", "test.npz"))
     # The first images of the first epoch, as train augments them.
     order, draws = plan_epoch(len(training), params.seed, 1, params.augment)
-    examples = training[order[:EXAMPLES].numpy()]
-    seen = augment.apply(torch.from_numpy(examples.images), draws[:EXAMPLES], params.augment.border).numpy()
+    examples = training[order[:PAIRS].numpy()]
+    seen = augment.apply(torch.from_numpy(examples.images), draws[:PAIRS], params.augment.border).numpy()
     curves = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
-    history = figures.read_table(Path("plots/history.csv"), dict.fromkeys(("epoch", *curves)))
-    predictions = figures.read_table(Path("plots/predictions.csv"), {"actual": class_names, "predicted": class_names})
+    history = read_table(PLOTS / "history.csv", dict.fromkeys(("epoch", *curves), NUMBERS))
+    answers = {"actual": names, "predicted": names, "confidence": FRACTIONS}
+    predictions = read_table(PLOTS / "predictions.csv", answers, rows=len(test))
+    bins = {"confidence": FRACTIONS, "accuracy": FRACTIONS, "count": COUNTS}
+    mistakes = figures.find_mistakes(predictions, MISTAKES)
     pictures = {
-        "augmentation.png": figures.draw_images(seen, [class_names[label] for label in examples.labels]),
+        "augmentation.png": figures.draw_augmentation(
+            examples.images, seen, [names[label] for label in examples.labels]
+        ),
+        "calibration.png": figures.draw_calibration(read_table(PLOTS / "calibration.csv", bins)),
+        "confusion.png": figures.draw_confusion(predictions, names, params.figures),
         "curves.png": figures.draw_curves(history),
-        "confusion.png": figures.draw_confusion(predictions, class_names, params.figures),
+        "mistakes.png": figures.draw_mistakes(mistakes, test.images[mistakes.index]),
+        "per_class.png": figures.draw_per_class(predictions, names),
     }
     with replacing(*(PICTURES / name for name in pictures)) as paths:
         for path, figure in zip(paths, pictures.values(), strict=True):

@@ -1,4 +1,4 @@
-"""Losses, accuracies and predictions, worked out by hand."""
+"""Logits, losses and accuracies, worked out by hand."""
 
 import math
 
@@ -45,24 +45,6 @@ def test_an_accuracy_is_the_fraction_nearest_to_the_true_one() -> None:
 def test_scores_are_plain_numbers() -> None:
     scores = evaluation.score(LOGITS, LABELS)
     assert (type(scores.loss), type(scores.accuracy)) == (float, float)
-
-
-def test_each_class_has_its_own_accuracy_and_an_empty_one_has_none() -> None:
-    logits = torch.cat([LOGITS, torch.full((4, 1), -9.0)], dim=1)
-    assert evaluation.score_classes(logits, LABELS) == [1.0, 0.5, None]
-
-
-def test_a_confidence_is_the_probability_of_the_predicted_class() -> None:
-    labels, probabilities = evaluation.confidences(LOGITS)
-    assert labels.tolist() == [0, 1, 0, 0]
-    assert probabilities.tolist() == pytest.approx([0.75] * 4)
-
-
-def test_predicted_classes_are_those_that_the_accuracy_counts() -> None:
-    """Two logits that differ can have the same probability in float32."""
-    logits = torch.tensor([[1e-9, 2e-9]])
-    labels, _ = evaluation.confidences(logits)
-    assert labels.tolist() == logits.argmax(dim=1).tolist() == [1]
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 13, 14])

@@ -11,19 +11,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
 from lenet_cifar10 import figures
-from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import FiguresSection
+from lenet_cifar10.statistics import wilson_interval
 
 SECTION = FiguresSection(dpi=50, colormap="cividis")
 NAMES = ("cat", "dog", "emu")
 PREDICTIONS = pd.DataFrame(
-    [("cat", "cat"), ("cat", "cat"), ("cat", "dog"), ("dog", "dog"), ("emu", "cat")], columns=["actual", "predicted"]
+    [("cat", "cat", 0.9), ("cat", "cat", 0.8), ("cat", "dog", 0.6), ("dog", "dog", 0.7), ("emu", "cat", 0.75)],
+    columns=["actual", "predicted", "confidence"],
 )
+CALIBRATION = pd.DataFrame({"confidence": [0.62, 0.75, 1.0], "accuracy": [0.5, 1.0, 0.9], "count": [2, 8, 10]})
 
 
 def make_history(epochs: int) -> pd.DataFrame:
@@ -39,7 +43,10 @@ def draw_everything(folder: Path) -> None:
     drawn = {
         "curves.png": figures.draw_curves(make_history(3)),
         "confusion.png": figures.draw_confusion(PREDICTIONS, NAMES, SECTION),
-        "images.png": figures.draw_images(make_images(7), ["cat"] * 7),
+        "augmentation.png": figures.draw_augmentation(make_images(7), make_images(7), ["cat"] * 7),
+        "mistakes.png": figures.draw_mistakes(figures.find_mistakes(PREDICTIONS, 2), make_images(2)),
+        "per_class.png": figures.draw_per_class(PREDICTIONS, NAMES),
+        "calibration.png": figures.draw_calibration(CALIBRATION),
     }
     folder.mkdir(exist_ok=True)
     for name, figure in drawn.items():
@@ -56,6 +63,17 @@ def counts_in(figure: Figure) -> list[list[int]]:
     places = {tuple(map(round, cast(Text, text).get_position())): int(text.get_text()) for text in axes.texts}
     side = round(len(places) ** 0.5)
     return [[places[column, row] for column in range(side)] for row in range(side)]
+
+
+def error_bars_in(axes: Axes) -> np.ndarray:
+    """Both ends of each error bar: (bars, 2, 2), each end x and y."""
+    (bars,) = axes.collections
+    return np.array([segment for segment in cast(LineCollection, bars).get_segments() if len(segment)])
+
+
+def ends_of(right: int, count: int) -> tuple[float, float]:
+    interval = wilson_interval(right, count)
+    return interval.low, interval.high
 
 
 def names_along(ticks: list[Text]) -> list[str]:
@@ -144,34 +162,6 @@ def test_the_matrix_keeps_the_order_of_the_classes_and_a_place_for_each() -> Non
     assert counts_in(figure) == [[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
-def test_a_class_called_none_is_read_as_a_name(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
-    path.write_text("index,actual,predicted\n0,None,NA\n")
-    table = figures.read_table(path, {"actual": ("None", "NA"), "predicted": ("None", "NA")})
-    assert (table["actual"].tolist(), table["predicted"].tolist()) == (["None"], ["NA"])
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, "no such file; run dvc repro, or"),
-        (b"", "is damaged"),
-        (b"\xff\xfe\x00", "is damaged"),
-        (b"a\n1\n", "is damaged"),
-        (b"actual,loss\ncat,ten\n", "is damaged"),
-        (b"actual,loss\ncow,1\n", "is damaged .column actual holds 'cow'."),
-        (b"actual,loss\ncat\n", "is damaged .column loss has a gap."),
-        (b"actual,loss\n", "has no rows"),
-    ],
-)
-def test_a_damaged_table_is_told_with_what_to_do(tmp_path: Path, content: bytes | None, words: str) -> None:
-    path = tmp_path / "table.csv"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=f"table.csv: {words}.*(git restore|verify says how)"):
-        figures.read_table(path, {"actual": ("cat",), "loss": None})
-
-
 @pytest.mark.parametrize("colormap", get_args(FiguresSection.model_fields["colormap"].annotation))
 def test_numbers_stand_out_from_every_colour(colormap: str) -> None:
     shares = np.linspace(0, 1, 11)
@@ -200,20 +190,91 @@ def luminance(colour: np.ndarray) -> float:
 
 
 def test_names_that_are_long_or_look_like_formulas_are_shown(tmp_path: Path) -> None:
-    names = ["x" * 100, "a_$b$", "$$"]
-    predictions = pd.DataFrame({"actual": names, "predicted": names})
-    for figure in (figures.draw_confusion(predictions, names, SECTION), figures.draw_images(make_images(3), names)):
+    names, shown = ["x" * 100, "a_$b$", "$$"], ["x" * 17 + "…", "a_$b$", "$$"]
+    answers = [*names[1:], names[0]]  # all wrong
+    predictions = pd.DataFrame({"actual": names, "predicted": answers, "confidence": [0.9, 0.8, 0.7]})
+    drawn = [
+        figures.draw_confusion(predictions, names, SECTION),
+        figures.draw_augmentation(make_images(3), make_images(3), names),
+        figures.draw_mistakes(predictions, make_images(3)),
+        figures.draw_per_class(predictions, names),
+    ]
+    for figure in drawn:
         figures.save(figure, tmp_path / "picture.png", SECTION)
-    assert axes_of(figure, 0).get_title() == "x" * 17 + "…"
-    assert axes_of(figure, 1).get_title() == "a_$b$"
+    matrix, augmentation, mistakes, per_class = drawn
+    assert names_along(axes_of(matrix).get_xticklabels()) == shown
+    assert [axes.get_title() for axes in augmentation.axes if axes.images] == shown
+    assert [axes.get_title() for axes in mistakes.axes if axes.images] == shown
+    assert names_along(axes_of(per_class).get_yticklabels()) == shown
 
 
-@pytest.mark.parametrize("count", [1, 5, 6, 20])
-def test_every_image_is_shown_under_its_name(count: int) -> None:
-    images = make_images(count)
-    figure = figures.draw_images(images, [f"name {number}" for number in range(count)])
+@pytest.mark.parametrize("count", [1, 5, 6, 10])
+def test_every_image_is_shown_above_its_augmented_self_under_its_name(count: int) -> None:
+    originals, augmented = make_images(2 * count)[:count], make_images(2 * count)[count:]
+    figure = figures.draw_augmentation(originals, augmented, [f"name {number}" for number in range(count)])
     shown = [axes for axes in figure.axes if axes.images]
     assert [axes.get_title() for axes in shown] == [f"name {number}" for number in range(count)]
+    for axes, original, changed in zip(shown, originals, augmented, strict=True):
+        pixels = np.asarray(axes.images[0].get_array())
+        assert np.array_equal(pixels[:32], original.transpose(1, 2, 0))
+        assert np.array_equal(pixels[-32:], changed.transpose(1, 2, 0))
+    assert names_along(shown[0].get_yticklabels()) == ["original", "augmented"]
+    assert not any(axes.get_frame_on() for axes in figure.axes)
+
+
+def test_the_most_confident_mistakes_come_first_and_ties_in_the_order_of_the_images() -> None:
+    rows = [("a", "b", 0.5), ("a", "a", 0.99), ("b", "a", 0.7), ("a", "b", 0.9), ("b", "a", 0.7), ("a", "b", 0.7)]
+    predictions = pd.DataFrame(rows, columns=["actual", "predicted", "confidence"])
+    assert figures.find_mistakes(predictions, 25).index.tolist() == [3, 2, 4, 5, 0]
+    assert figures.find_mistakes(predictions, 3).index.tolist() == [3, 2, 4]
+
+
+def test_a_mistake_is_shown_with_actual_class_answer_and_confidence() -> None:
+    images = make_images(2)
+    figure = figures.draw_mistakes(figures.find_mistakes(PREDICTIONS, 25), images)
+    shown = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title() for axes in shown] == ["emu", "cat"]
+    assert [axes.get_xlabel() for axes in shown] == ["cat\n75.0 %", "dog\n60.0 %"]
     for axes, image in zip(shown, images, strict=True):
         assert np.array_equal(np.asarray(axes.images[0].get_array()), image.transpose(1, 2, 0))
-    assert not any(axes.axison for axes in figure.axes)
+    assert "The 2 most confident wrong answers" in figure.get_suptitle()
+
+
+def test_without_mistakes_the_picture_says_so(tmp_path: Path) -> None:
+    mistakes = figures.find_mistakes(PREDICTIONS.iloc[[0, 1, 3]], 25)
+    figure = figures.draw_mistakes(mistakes, make_images(5)[mistakes.index])
+    figures.save(figure, tmp_path / "mistakes.png", SECTION)
+    assert figure.get_suptitle() == "No wrong answer on the test set"
+    assert figure.axes == []
+
+
+def test_classes_stand_by_accuracy_with_their_intervals_and_that_of_all() -> None:
+    axes = axes_of(figures.draw_per_class(PREDICTIONS, ["emu", "gnu", "cat", "dog"]))
+    assert names_along(axes.get_yticklabels()) == ["dog", "cat", "emu", "gnu"]
+    assert [text.get_text() for text in axes.texts] == ["100.0 %", "66.7 %", "0.0 %", "no images"]
+    bars = [cast(Rectangle, patch) for patch in axes.patches]
+    assert [bar.get_width() for bar in bars][:3] == pytest.approx([1, 2 / 3, 0])
+    assert np.allclose(error_bars_in(axes)[:, :, 0], [ends_of(1, 1), ends_of(2, 3), ends_of(0, 1)])
+    (line,) = [line for line in axes.lines if line.get_label() == "all test images: 60.0 %"]
+    assert np.array_equal(line.get_xdata(), [0.6, 0.6])
+
+
+def test_the_reliability_diagram_shows_each_bin_with_its_interval_and_share() -> None:
+    figure = figures.draw_calibration(CALIBRATION)
+    diagram, histogram = figure.axes
+    assert figure.get_suptitle() == "Expected calibration error on the test set: 16.2 %"  # (2*.12 + 8*.25 + 10*.1) / 20
+    assert np.array_equal(diagram.lines[1].get_xydata(), CALIBRATION[["confidence", "accuracy"]].to_numpy())
+    assert np.allclose(error_bars_in(diagram)[:, :, 1], [ends_of(1, 2), ends_of(8, 8), ends_of(9, 10)])
+    bars = [cast(Rectangle, patch) for patch in histogram.patches]
+    assert [bar.get_height() for bar in bars] == pytest.approx([0.1, 0.4, 0.5])
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+    assert middles == pytest.approx([9.5 / 15, 11.5 / 15, 14.5 / 15])
+
+
+@pytest.mark.parametrize("count", [2, 20, 256])
+def test_few_and_many_classes_are_drawn_without_a_layout_that_fails(tmp_path: Path, count: int) -> None:
+    names = [f"class {number}" for number in range(count)]
+    predictions = pd.DataFrame({"actual": names, "predicted": names})
+    figures.save(figures.draw_per_class(predictions, names), tmp_path / "per_class.png", SECTION)
+    with Image.open(tmp_path / "per_class.png") as picture:
+        assert picture.size[0] == 8 * SECTION.dpi

@@ -14,8 +14,11 @@ OUTPUTS = {
     "download": ["data/raw/cifar-10-python.tar.gz"],
     "prepare": [f"data/prepared/{name}" for name in ("train.npz", "validation.npz", "test.npz", "classes.json")],
     "train": ["data/model/lenet.safetensors", "plots/history.csv", "metrics/train.json"],
-    "evaluate": ["metrics/test.json", "plots/predictions.csv", "plots/per_class.csv"],
-    "figures": [f"plots/images/{name}.png" for name in ("augmentation", "confusion", "curves")],
+    "evaluate": ["metrics/test.json", *(f"plots/{name}.csv" for name in ("predictions", "per_class", "calibration"))],
+    "figures": [
+        f"plots/images/{name}.png"
+        for name in ("augmentation", "calibration", "confusion", "curves", "mistakes", "per_class")
+    ],
 }
 STAGES = list(OUTPUTS)
 
@@ -128,6 +131,8 @@ def test_a_device_that_is_not_there_is_refused(pipeline: Project, stage: str) ->
         ("train", "data/prepared/classes.json"),
         ("evaluate", "data/model/lenet.safetensors"),
         ("evaluate", "data/prepared/test.npz"),
+        ("figures", "data/prepared/test.npz"),
+        ("figures", "plots/calibration.csv"),
         ("figures", "plots/history.csv"),
         ("figures", "plots/predictions.csv"),
     ],
@@ -148,7 +153,7 @@ def test_a_missing_or_damaged_input_is_named(pipeline: Project, stage: str, name
 def test_a_folder_that_cannot_be_written_is_named(pipeline: Project, stage: str) -> None:
     name = OUTPUTS[stage][0]
     folder = (pipeline.folder / name).parent
-    inputs = {"figures": ["history.csv", "predictions.csv"]}.get(stage, [])
+    inputs = {"figures": ["calibration.csv", "history.csv", "predictions.csv"]}.get(stage, [])
     kept = {entry: (folder.parent / entry).read_bytes() for entry in inputs}
     shutil.rmtree(folder)
     folder.write_text("a file where a folder should be")  # permissions would not stop a test that runs as root

@@ -47,7 +47,7 @@ def repair(project: Project, complaint: str) -> None:
 
 def test_a_run_that_is_whole_is_told_so(pipeline: Project) -> None:
     text = pipeline.run("lenet-cifar10", "verify").text
-    assert "13 outputs, all as in dvc.lock" in text
+    assert "14 outputs, all as in dvc.lock" in text
     assert WEIGHTS in text
 
 
@@ -199,7 +199,7 @@ def test_a_missing_file_is_found_and_put_right(pipeline: Project, place: str) ->
 
 def test_before_the_first_run_every_output_is_said_to_be_new(bare_project: Project) -> None:
     told = complaints(bare_project)
-    assert len(told) == 13
+    assert len(told) == 14
     assert told[0] == "data/raw/cifar-10-python.tar.gz: is not in dvc.lock; run dvc repro download"
 
 

@@ -14,6 +14,8 @@ import pytest
 from conftest import GeneratedArchive
 from project import Project, environment
 
+PICTURES = {f"{name}.png" for name in ("augmentation", "calibration", "confusion", "curves", "mistakes", "per_class")}
+
 
 def stages_run(text: str) -> list[str]:
     """The stages that dvc says it ran, in order."""
@@ -34,7 +36,16 @@ def test_outputs_have_the_promised_names_columns_and_keys(pipeline: Project) -> 
     assert list(train) == ["epochs", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
     assert train["validation_loss"] == float(history[-1]["validation_loss"])
     test = json.loads(pipeline.read("metrics/test.json"))
-    assert {"loss", "accuracy", "accuracy_with_flips", "per_class"} == set(test)
+    assert list(test) == [
+        "loss",
+        "accuracy",
+        "accuracy_low",
+        "accuracy_high",
+        "accuracy_with_flips",
+        "expected_calibration_error",
+        "per_class",
+    ]
+    assert 0 <= test["accuracy_low"] < test["accuracy"] < test["accuracy_high"] <= 1
     predictions = read_rows(pipeline, "plots/predictions.csv")
     assert list(predictions[0]) == ["index", "actual", "predicted", "confidence"]
     assert [row["index"] for row in predictions] == [str(index) for index in range(100)]
@@ -43,8 +54,12 @@ def test_outputs_have_the_promised_names_columns_and_keys(pipeline: Project) -> 
     per_class = {row["class"]: float(row["accuracy"]) for row in read_rows(pipeline, "plots/per_class.csv")}
     assert per_class == test["per_class"]
     assert len(per_class) == 10
-    pictures = sorted(path.name for path in (pipeline.folder / "plots/images").iterdir())
-    assert pictures == ["augmentation.png", "confusion.png", "curves.png"]
+    bins = read_rows(pipeline, "plots/calibration.csv")
+    assert list(bins[0]) == ["confidence", "accuracy", "count"]
+    assert sum(int(row["count"]) for row in bins) == 100
+    gaps = sum(int(row["count"]) * abs(float(row["accuracy"]) - float(row["confidence"])) for row in bins)
+    assert test["expected_calibration_error"] == pytest.approx(gaps / 100)
+    assert {path.name for path in (pipeline.folder / "plots/images").iterdir()} == PICTURES
 
 
 def test_git_sees_no_output_that_dvc_caches_and_every_one_that_it_does_not(pipeline: Project) -> None:
@@ -99,9 +114,10 @@ def test_metrics_params_and_plots_compare_two_commits(pipeline: Project, tmp_pat
 def test_plots_show_renders_each_chart_and_picture_once(pipeline: Project) -> None:
     plots = json.loads(pipeline.dvc("plots", "show", "--json", "--split"))["data"]
     charts = {name for name, shown in plots.items() if shown[0]["type"] == "vega"}
-    assert charts == {"Loss", "Accuracy", "plots/history.csv", "plots/predictions.csv", "plots/per_class.csv"}
+    tables = {f"plots/{name}.csv" for name in ("history", "predictions", "per_class", "calibration")}
+    assert charts == {"Loss", "Accuracy", *tables}
     pictures = {Path(name).name for name in plots if name not in charts}
-    assert pictures == {"augmentation.png", "confusion.png", "curves.png"}
+    assert pictures == PICTURES
     assert all(len(shown) == 1 for shown in plots.values())
     for name in ("Loss", "Accuracy"):  # two epochs, training and validation on one chart
         points = plots[name][0]["anchor_definitions"]["<DVC_METRIC_DATA>"]
@@ -123,9 +139,7 @@ def test_an_experiment_changes_one_parameter_and_shows_beside_its_commit(pipelin
     page = pipeline.folder / "page"
     pipeline.dvc("plots", "diff", "HEAD", "slow", "--out", page)
     assert {path.name for path in (page / "static").iterdir()} == {
-        f"{revision}_plots_images_{name}.png"
-        for revision in ("HEAD", "slow")
-        for name in ("augmentation", "confusion", "curves")
+        f"{revision}_plots_images_{name}" for revision in ("HEAD", "slow") for name in PICTURES
     }
     difference = json.loads(pipeline.dvc("exp", "diff", "--json", "HEAD", "slow"))
     assert difference["params"]["params.yaml"]["train.learning_rate"]["new"] == 1e-06

@@ -1,6 +1,6 @@
 """The pictures: tables and arrays become matplotlib figures, whatever the user's matplotlib settings are."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -8,44 +8,23 @@ from typing import ParamSpec, TypeVar
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import FiguresSection
+from lenet_cifar10.reporting import CALIBRATION_BINS, CalibrationBin, expected_calibration_error
+from lenet_cifar10.statistics import wilson_interval
 
-# Blue and orange of the Okabe-Ito palette, which stay apart for colour-blind readers.
-TRAIN_COLOUR, VALIDATION_COLOUR = "#0072B2", "#D55E00"
+# Of the Okabe-Ito palette, whose colours stay apart for colour-blind readers.
+BLUE, SKY_BLUE, ORANGE = "#0072B2", "#56B4E9", "#D55E00"
 
-
-def read_table(path: Path, columns: Mapping[str, Collection[str] | None]) -> pd.DataFrame:
-    """Read a CSV and check the columns asked for: each holds some of the words given, or numbers where None is given.
-
-    Raises:
-        UserError: the file is missing, is no such table, or has no rows.
-    """
-    try:
-        # As text first: a class may be called "None" or "NA", which pandas would take for a missing value.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        if missing := [name for name in columns if name not in table]:
-            raise ValueError(f"it lacks the column {missing[0]}")
-        for name, words in columns.items():
-            if words is None:
-                table[name] = pd.to_numeric(table[name])
-                if np.isnan(table[name].to_numpy(float)).any():  # a row was cut off
-                    raise ValueError(f"column {name} has a gap")
-            elif strange := set(table[name]) - set(words):
-                raise ValueError(f"column {name} holds {sorted(map(str, strange))[0]!r}")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run dvc repro, or git restore {path}") from None
-    except ValueError as error:  # pandas raises kinds of it for what it can't parse
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: is damaged ({reason}); lenet-cifar10 verify says how to repair it") from None
-    if table.empty:
-        raise UserError(f"{path}: has no rows; lenet-cifar10 verify says how to repair it")
-    return table
+_WIDTH = 8  # inches: as wide as a README shows, at 100 dots an inch
+_COLUMNS = 5  # images in a row
+_GAP = np.full((3, 3, 32), 255, dtype=np.uint8)  # white, between an image and its augmented self
 
 
 Arguments = ParamSpec("Arguments")
@@ -71,7 +50,7 @@ def draw_curves(history: pd.DataFrame) -> Figure:
     for axes, quantity, title in zip(
         figure.subplots(1, 2), ("loss", "accuracy"), ("Loss (cross-entropy)", "Accuracy"), strict=True
     ):
-        for part, colour, style in (("train", TRAIN_COLOUR, "--"), ("validation", VALIDATION_COLOUR, "-")):
+        for part, colour, style in (("train", BLUE, "--"), ("validation", ORANGE, "-")):
             column = f"{part}_{quantity}"
             label = f"{part} {last[column]:.3f}"
             axes.plot(history["epoch"], history[column], style, color=colour, marker="o", markersize=3, label=label)
@@ -107,16 +86,102 @@ def draw_confusion(predictions: pd.DataFrame, names: Sequence[str], section: Fig
 
 
 @_in_default_style
-def draw_images(images: NDArray[np.uint8], names: Sequence[str]) -> Figure:
-    """A grid of labelled images, uint8 (N, 3, 32, 32), five in a row."""
-    columns = 5
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(columns * 1.4, rows * 1.6), layout="constrained")
-    for axes, image, name in zip(figure.subplots(rows, columns).flat, images, names, strict=False):
+def draw_augmentation(originals: NDArray[np.uint8], augmented: NDArray[np.uint8], names: Sequence[str]) -> Figure:
+    """Each image above its augmented self, both uint8 (N, 3, 32, 32), under the name of its class."""
+    rows = -(-len(names) // _COLUMNS)
+    figure = Figure(figsize=(_WIDTH, 0.4 + 3.1 * rows), layout="constrained")
+    figure.suptitle("Training images, each above its augmented self as the network first sees it", fontsize=12)
+    grid = _empty_grid(figure, rows)
+    for axes, original, changed, name in zip(grid, originals, augmented, names, strict=False):
+        pair = np.concatenate([original, _GAP, changed], axis=1)
+        axes.imshow(pair.transpose(1, 2, 0), interpolation="nearest")
+        axes.set_title(_shorten(name), fontsize=10, parse_math=False)
+    for axes in grid[::_COLUMNS]:
+        axes.set_yticks([15.5, 50.5], ["original", "augmented"], rotation=90, va="center", fontsize=10)
+    return figure
+
+
+def find_mistakes(predictions: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The rows of predictions.csv with the most confident wrong answers, at most so many; ties in the given order."""
+    wrong = np.flatnonzero(predictions["actual"] != predictions["predicted"])
+    confidences = predictions["confidence"].to_numpy(float)[wrong]
+    return predictions.iloc[wrong[np.argsort(-confidences, kind="stable")[:most]]]
+
+
+@_in_default_style
+def draw_mistakes(mistakes: pd.DataFrame, images: NDArray[np.uint8]) -> Figure:
+    """The images of some rows of predictions.csv, uint8 (N, 3, 32, 32), with actual, predicted and confidence."""
+    rows = -(-len(mistakes) // _COLUMNS)
+    figure = Figure(figsize=(_WIDTH, 0.8 + 2.1 * rows), layout="constrained")
+    if not rows:
+        figure.suptitle("No wrong answer on the test set", y=0.5, va="center")
+        return figure
+    figure.suptitle(f"The {len(mistakes)} most confident wrong answers on the test set", fontsize=12)
+    grid = _empty_grid(figure, rows)
+    columns = (mistakes[name] for name in ("actual", "predicted", "confidence"))
+    for axes, image, actual, predicted, confidence in zip(grid, images, *columns, strict=False):
         axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-        axes.set_title(_shorten(name), fontsize=9, parse_math=False)
-    for axes in figure.axes:
-        axes.set_axis_off()
+        axes.set_title(_shorten(actual), fontsize=10, color=BLUE, pad=3, parse_math=False)
+        answer = f"{_shorten(predicted)}\n{_percent(confidence)}"
+        axes.set_xlabel(answer, fontsize=10, color=ORANGE, labelpad=3, parse_math=False)
+    legend = [Patch(color=BLUE, label="above: actual class"), Patch(color=ORANGE, label="below: answer and confidence")]
+    figure.legend(handles=legend, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+@_in_default_style
+def draw_per_class(predictions: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """The accuracy within each class with its 95 % interval, the best class first, from predictions.csv."""
+    actual, is_right = predictions["actual"].to_numpy(), (predictions["actual"] == predictions["predicted"]).to_numpy()
+    counts = np.array([np.sum(actual == name) for name in names])
+    right = np.array([np.sum(is_right[actual == name]) for name in names])
+    accuracies = np.where(counts, right / np.maximum(counts, 1), np.nan)
+    order = np.argsort(-accuracies, kind="stable")  # a class without images comes last
+    accuracies, errors = accuracies[order], _interval_errors(right[order], counts[order])
+    overall, places = float(is_right.mean()), range(len(names))
+    figure = Figure(figsize=(_WIDTH, 1.3 + 0.32 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(places, accuracies, height=0.7, color=SKY_BLUE, xerr=errors, error_kw={"linewidth": 1.5, "capsize": 3})
+    axes.axvline(overall, color=ORANGE, linestyle="--", linewidth=2, label=f"all test images: {_percent(overall)}")
+    for place, accuracy in zip(places, accuracies, strict=True):
+        shown = "no images" if np.isnan(accuracy) else _percent(accuracy)
+        axes.text(1.02, place, shown, va="center", transform=axes.get_yaxis_transform())
+    axes.set_yticks(places, [_shorten(names[int(label)]) for label in order], parse_math=False)
+    axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), title="Test accuracy by class, with 95 % intervals")
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside lower center", frameon=False)
+    return figure
+
+
+@_in_default_style
+def draw_calibration(calibration: pd.DataFrame) -> Figure:
+    """A reliability diagram with 95 % intervals, and how many images have each confidence, from calibration.csv."""
+    confidences, accuracies, counts = (calibration[name].to_numpy() for name in ("confidence", "accuracy", "count"))
+    bins = [CalibrationBin(*row) for row in zip(confidences, accuracies, counts, strict=True)]
+    errors = _interval_errors(np.rint(accuracies * counts), counts)
+    figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
+    figure.suptitle(
+        f"Expected calibration error on the test set: {_percent(expected_calibration_error(bins))}", fontsize=12
+    )
+    diagram, histogram = figure.subplots(1, 2)
+    diagram.plot([0, 1], [0, 1], "--", color="grey", label="confidence = accuracy")
+    diagram.errorbar(
+        confidences, accuracies, errors, fmt="o", color=BLUE, capsize=3, clip_on=False, label="with 95 % interval"
+    )
+    diagram.set(title="Accuracy", ylim=(0, 1), aspect="equal")
+    diagram.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    diagram.legend(loc="upper left", frameon=False)
+    middles = (np.ceil(confidences * CALIBRATION_BINS) - 0.5) / CALIBRATION_BINS
+    histogram.bar(middles, counts / counts.sum(), width=0.9 / CALIBRATION_BINS, color=SKY_BLUE)
+    histogram.set(title="Share of the test images", box_aspect=1)
+    histogram.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    for axes in (diagram, histogram):
+        axes.set(xlim=(0, 1), xlabel="Confidence")
+        axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
     return figure
 
 
@@ -125,6 +190,27 @@ def save(figure: Figure, path: Path, section: FiguresSection) -> None:
     """Write a figure as PNG: the same bytes for the same figure (no date, no version of the program)."""
     FigureCanvasAgg(figure)
     figure.savefig(path, format="png", dpi=section.dpi, metadata={"Software": None})
+
+
+def _interval_errors(right: NDArray[np.number], counts: NDArray[np.number]) -> NDArray[np.float64]:
+    """How far the 95 % intervals of right / counts, each (N,), reach down and up, for error bars: (2, N)."""
+    intervals = [wilson_interval(int(some), int(all_)) for some, all_ in zip(right, counts, strict=True)]
+    shares = right / np.maximum(counts, 1)
+    ends = [shares - [part.low for part in intervals], [part.high for part in intervals] - shares]
+    return np.maximum(ends, 0)  # rounding may leave a hair less
+
+
+def _empty_grid(figure: Figure, rows: int) -> list[Axes]:
+    """Places for images, five in a row, without frames and ticks, also where no image follows."""
+    grid = list(figure.subplots(rows, _COLUMNS, squeeze=False, gridspec_kw={"hspace": 0.07}).flat)
+    for axes in grid:
+        axes.set(frame_on=False, xticks=[], yticks=[])
+        axes.tick_params(length=0)
+    return grid
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _shorten(name: str) -> str:

@@ -1,0 +1,59 @@
+"""Tables and figures that earlier stages wrote, read back and checked."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lenet_cifar10.errors import UserError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from low to high."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+
+NUMBERS, FRACTIONS, COUNTS = Range(), Range(0, 1), Range(1)
+
+
+def read_table(path: Path, columns: Mapping[str, Collection[str] | Range], rows: int | None = None) -> pd.DataFrame:
+    """Read a CSV and check the columns asked for: each holds some of the words given, or numbers of the range given.
+
+    Raises:
+        UserError: the file is missing, is no such table, or has no rows or not as many as `rows`.
+    """
+    try:
+        # As text first: a class may be called "None" or "NA", which pandas would take for a missing value.
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := [name for name in columns if name not in table]:
+            raise ValueError(f"it lacks the column {missing[0]}")
+        for name, expected in columns.items():
+            if isinstance(expected, Range):
+                table[name] = pd.to_numeric(table[name])
+                values = table[name].to_numpy(float)
+                if np.isnan(values).any():  # a row was cut off
+                    raise ValueError(f"column {name} has a gap")
+                strange = values[(values < expected.low) | (values > expected.high)].tolist()
+            else:
+                strange = sorted(set(table[name]) - set(expected), key=str)
+            if strange:
+                raise ValueError(f"column {name} holds {strange[0]!r}")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run dvc repro, or git restore {path}") from None
+    except ValueError as error:  # pandas raises kinds of it for what it can't parse
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: is damaged ({reason}); lenet-cifar10 verify says how to repair it") from None
+    if table.empty:
+        raise UserError(f"{path}: has no rows; lenet-cifar10 verify says how to repair it")
+    if rows not in (None, len(table)):
+        raise UserError(
+            f"{path}: has {len(table):,} rows, expected {rows:,}, one for each image; "
+            f"lenet-cifar10 verify says how to repair it"
+        )
+    return table
