@@ -1,0 +1,364 @@
+"""A configuration of the project, run once as a whole DVC experiment in a copy, however often and by whomever.
+
+`dvc exp run --temp` knows an experiment by a name that can be used once. Here the name holds a digest of all that
+decides the result, so an experiment that is there is the answer, also after a stop and for another process.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from lenet_cifar10 import locks
+from lenet_cifar10.errors import UserError
+from lenet_cifar10.params import Params
+
+FOLDER = Path(".resume/experiments")  # logs and locks; Git and DVC ignore it
+
+_LOOK_SECONDS = 0.2
+_PATIENCE_SECONDS = 10.0  # for a stage's and DVC's own clean-up
+_DIGEST_DIGITS = 8
+_STARTED = "Reproducing experiment"  # DVC's line once the copy is made and the workspace is the user's again
+
+
+class FailedError(UserError):
+    """An experiment ran and failed: the message has its reason and the file with its output."""
+
+
+class StoppedError(Exception):
+    """SIGINT or SIGTERM has come and the experiment that ran has been ended; what it had trained is kept."""
+
+
+class Stop:
+    """Whether SIGINT or SIGTERM has come, for any thread to look at."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.status = 0  # 128 + the signal's number
+
+    def request(self, number: int, frame: FrameType | None = None) -> None:
+        """Answer a signal."""
+        self.status = 128 + number
+        self.end()
+
+    def end(self) -> None:
+        """Have every thread stop, without a signal."""
+        self._event.set()
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but no longer than until a signal.
+
+        Raises:
+            StoppedError: one has come.
+        """
+        if self._event.wait(seconds):
+            raise StoppedError
+
+
+@contextmanager
+def answering_signals() -> Iterator[Stop]:
+    """Within the block SIGINT and SIGTERM request the stop instead of ending the program."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop.request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Checked parameters, the overrides that made them from params.yaml, and a digest of all that decides the result.
+
+    `without` are the parameters that the digest leaves out.
+    """
+
+    overrides: tuple[str, ...]
+    params: Params
+    digest: str
+    without: frozenset[str]
+
+    def adding(self, *overrides: str) -> "Configuration":
+        """The same one with overrides of parameters that the digest leaves out."""
+        return replace(self, overrides=(*self.overrides, *overrides))
+
+
+def configure(root: Path, overrides: Sequence[str] = (), without: Sequence[str] = ()) -> Configuration:
+    """The configuration of the project at `root`, as it is in the workspace, with overrides such as train.epochs=5.
+
+    The digest is of the commit, dvc.yaml, the code files that it names and the parameters, but for `without` and
+    data.urls: a mirror does not change the result.
+
+    Raises:
+        UserError: an override or a parameter is wrong, or the project has no commit.
+    """
+    params = _resolve(root, overrides)
+    left_out = frozenset(without)
+    kept = {name: value for name, value in _flatten(params).items() if name not in left_out | {"data.urls"}}
+    parts = {"commit": _commit(root), "code": _hash_code(root), "params": kept}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_DIGEST_DIGITS]
+    return Configuration(tuple(overrides), params, digest, left_out)
+
+
+def leaf_types(section: type[BaseModel] = Params, prefix: str = "") -> dict[str, Any]:
+    """The type of each parameter by its dotted key."""
+    types: dict[str, Any] = {}
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            types |= leaf_types(kind, f"{prefix}{name}.")
+        else:
+            types[f"{prefix}{name}"] = kind
+    return types
+
+
+def check_key(key: str, source: str) -> None:
+    """Raise UserError, with a near name if there is one, where no parameter has this dotted key."""
+    known = leaf_types()
+    if key in known:
+        return
+    inner = [name for name in known if name.startswith(f"{key}.")]
+    if inner:
+        raise UserError(f"{source}: {key} is a section; write a key in full, such as {inner[0]}")
+    near = get_close_matches(key, known, n=1, cutoff=0.6)
+    advice = f"did you mean {near[0]}?" if near else "the keys are those of params.yaml, such as train.epochs"
+    raise UserError(f"{source}: {key or 'nothing'} is no parameter; {advice}")
+
+
+def key_of(override: str) -> str:
+    """The parameter that an override sets: train.epochs of train.epochs=5.
+
+    Raises:
+        UserError: it is no KEY=VALUE for a parameter of params.yaml, or a grid of several values.
+    """
+    from dvc.utils.cli_parse import to_path_overrides  # here, for importing DVC takes half a second
+    from dvc.utils.hydra import to_hydra_overrides
+    from hydra.errors import HydraException
+
+    said = f"-S {override}"
+    try:
+        ((path, (text,)),) = to_path_overrides([override]).items()
+        (parsed,) = to_hydra_overrides([text])
+    except HydraException as error:
+        raise UserError(f"{said}: expected KEY=VALUE, such as train.epochs=5 ({str(error).splitlines()[0]})") from None
+    if path != "params.yaml":
+        raise UserError(f"{said}: {path} is not params.yaml; name a parameter of params.yaml alone")
+    check_key(parsed.key_or_group, said)
+    if parsed.is_add() or parsed.is_force_add() or parsed.is_delete():
+        raise UserError(f"{said}: no parameter can be added or removed; write KEY=VALUE, such as train.epochs=5")
+    if parsed.is_sweep_override():
+        raise UserError(f"{said}: is a grid; give one value here, or see dvc exp run --queue")
+    return parsed.key_or_group
+
+
+def existing(root: Path) -> set[str]:
+    """The names of the project's experiments, of all its commits."""
+    return set(_git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps/*/*/*").split())
+
+
+def run(root: Path, configuration: Configuration, name: str, stop: Stop, say: Callable[[str], None]) -> None:
+    """Have an experiment of this name: by running it in a copy, or because there is one.
+
+    Its output goes to a log below `FOLDER`. A second process that wants the same one waits for the first.
+
+    Raises:
+        FailedError: it ran and failed.
+        StoppedError: a signal ended it.
+        UserError: the project is no longer the one that was configured.
+    """
+    log = FOLDER / f"{name}.log"
+    with _holding(root / log.with_suffix(".lock"), stop, lambda: say(f"waiting for another process that runs {name}")):
+        if name in existing(root):
+            return
+        with (root / log).open("wb") as output:
+            process = _start(root, configuration, name, output.fileno(), root / log, stop)
+            with _ending(process):
+                while process.poll() is None:
+                    stop.wait(_LOOK_SECONDS)
+        if name not in existing(root):
+            reason = _reason((root / log).read_text("utf-8", errors="replace")) or f"dvc ended with {process.poll()}"
+            raise FailedError(f"{reason} (the output is in {log})")
+
+
+def _start(
+    root: Path, configuration: Configuration, name: str, output: int, log: Path, stop: Stop
+) -> subprocess.Popen[bytes]:
+    """Start dvc, and wait until it has made the copy.
+
+    While it does so it changes params.yaml in the workspace and puts what is changed there aside, so there is one such
+    start at a time.
+    """
+    with _holding(root / FOLDER / "start.lock", stop):
+        now = configure(root, configuration.overrides, tuple(configuration.without))
+        if now.digest != configuration.digest:
+            raise UserError(
+                f"{root}: its commit, code or params.yaml is not what it was at the start, so {name} would be of "
+                "another configuration; put it back, or give the command again for the new one"
+            )
+        settings = [word for override in configuration.overrides for word in ("--set-param", override)]
+        command = ["--wait-for-lock", "exp", "run", "--temp", "--name", name, *settings]
+        process = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(os.getpid()), *command],
+            cwd=root,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group of its own, to be ended as a whole
+        )
+        with _ending(process, when_well=False):
+            while process.poll() is None and _STARTED not in log.read_text("utf-8", errors="replace"):
+                stop.wait(_LOOK_SECONDS)
+    return process
+
+
+def _environment() -> dict[str, str]:
+    """This environment's Python first, for a stage's command calls `python`; each line of output at once."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+@contextmanager
+def _ending(process: subprocess.Popen[bytes], when_well: bool = True) -> Iterator[None]:
+    """End the process and all of its group with the block, or only if the block fails."""
+    try:
+        yield
+    except BaseException:
+        _end(process)
+        raise
+    if when_well:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGINT to the group lets the stage keep its epochs and DVC remove its copy; SIGKILL follows."""
+    for number in (signal.SIGINT, signal.SIGKILL):
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE_SECONDS)
+
+
+@contextmanager
+def _holding(path: Path, stop: Stop, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock in the block; unlike `locks.hold`, the wait for it ends at a signal."""
+    held = locks.try_to_hold(path)
+    if held is None:
+        waiting()
+    while held is None:
+        stop.wait(_LOOK_SECONDS)
+        held = locks.try_to_hold(path)
+    with held:
+        yield
+
+
+def _reason(output: str) -> str | None:
+    """The stage's line, or DVC's, that says why an experiment failed."""
+    for start in ("error: ", "ERROR: "):
+        if lines := [line.removeprefix(start) for line in output.splitlines() if line.startswith(start)]:
+            return lines[-1]
+    return None
+
+
+def _resolve(root: Path, overrides: Sequence[str]) -> Params:
+    """params.yaml with the overrides, by DVC's own hand, checked as a stage would."""
+    from dvc.utils.hydra import apply_overrides  # here, for importing DVC takes half a second
+
+    for override in overrides:
+        key_of(override)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "params.yaml"
+        try:
+            shutil.copyfile(root / "params.yaml", copy)
+            values = YAML(typ="safe", pure=True).load(copy.read_text(encoding="utf-8"))
+            if overrides and isinstance(values, dict):
+                apply_overrides(copy, list(overrides))
+                values = YAML(typ="safe", pure=True).load(copy.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{root / 'params.yaml'}: no such file; run git checkout params.yaml") from None
+        except (YAMLError, ValueError, LookupError, RecursionError) as error:
+            raise UserError(f"params.yaml: is not valid YAML: {' '.join(str(error).split())}") from None
+    return Params.check(values, "params.yaml" + "".join(f" -S {override}" for override in overrides))
+
+
+def _flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in section:
+        if isinstance(value, BaseModel):
+            values |= _flatten(value, f"{prefix}{name}.")
+        else:
+            values[f"{prefix}{name}"] = value
+    return values
+
+
+def _hash_code(root: Path) -> dict[str, str | None]:
+    """The hash of dvc.yaml, and of each file that a stage in it depends on and none writes; None for a missing one."""
+    path = root / "dvc.yaml"
+    try:
+        stages = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["stages"].values()
+        needed = {entry for stage in stages for entry in stage.get("deps", [])}
+        written = {
+            entry if isinstance(entry, str) else next(iter(entry))
+            for stage in stages
+            for kind in ("outs", "metrics", "plots")
+            for entry in stage.get(kind, [])
+        }
+    except (OSError, YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}; run git checkout dvc.yaml") from None
+    files = ["dvc.yaml", *sorted(needed - written)]
+    return {name: _hash_file(root / name) for name in files}
+
+
+def _hash_file(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _commit(root: Path) -> str:
+    try:
+        return _git(root, "rev-parse", "--verify", "HEAD").strip()
+    except subprocess.CalledProcessError:
+        raise UserError(f"{root}: has no commit, which DVC's experiments need; run git commit first") from None
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True).stdout
+
+
+def _end_with(parent: int) -> None:
+    """End this process and its group once the process that started it is gone, which would leave it to run on."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    for number in (signal.SIGINT, signal.SIGKILL):
+        os.killpg(os.getpgrp(), number)
+        time.sleep(_PATIENCE_SECONDS)
+
+
+def _be_dvc(arguments: Sequence[str]) -> int:
+    """dvc with the arguments after the first, which is the process that it is to end with."""
+    threading.Thread(target=_end_with, args=(int(arguments[0]),), daemon=True).start()
+    from dvc.cli import main  # here, for importing DVC takes half a second
+
+    return main(list(arguments[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(_be_dvc(sys.argv[1:]))
