@@ -1,5 +1,7 @@
 """Let dvc plots write pages that need no network."""
 
+from typing import Any
+
 from lenet_cifar10 import terminal
 from lenet_cifar10.errors import UserError
 
@@ -37,7 +39,8 @@ def offline_plots() -> None:
         with records.replacing(folder / TEMPLATE) as (path,):
             path.write_text(Template(vega.template("plots.html")).substitute(parts), encoding="utf-8")
         with config.edit("local") as local:
-            local.setdefault("plots", {})["html_template"] = TEMPLATE
+            section: Any = local["plots"]
+            section["html_template"] = TEMPLATE
     except ConfigError as error:
         raise UserError(f"DVC cannot read its configuration: {error}; mend .dvc/config or .dvc/config.local") from None
     terminal.say("dvc plots now writes pages that need no network (.dvc/plots.html, .dvc/config.local)")

@@ -10,7 +10,7 @@ function readTheme() {
   const shades = [colour("cell-low"), colour("cell-high")];
   return {
     background: "transparent",
-    font: style.getPropertyValue("font-family") || "sans-serif",
+    font: getComputedStyle(document.body).fontFamily,
     view: { stroke: null },
     mark: { color: series[0] },
     rect: { stroke: colour("card"), strokeWidth: 1 },
@@ -33,10 +33,10 @@ function readTheme() {
     axisBand: { grid: false },
     range: { category: series, heatmap: shades, ramp: shades },
     style: {
-      reading: { stroke: colour("muted"), strokeWidth: 1 },
-      reference: { stroke: colour("muted"), strokeDash: [4, 4], strokeWidth: 1.5 },
-      "low-cell": { fill: colour("cell-low-ink") },
-      "high-cell": { fill: colour("cell-high-ink") },
+      reading: { color: colour("muted"), strokeWidth: 1 },
+      reference: { color: colour("muted"), strokeDash: [4, 4], strokeWidth: 1.5 },
+      "low-cell": { color: colour("cell-low-ink") },
+      "high-cell": { color: colour("cell-high-ink") },
     },
   };
 }

@@ -1,0 +1,247 @@
+"""The page's charts: tables go in, Vega-Lite specifications come out, as plain dictionaries.
+
+Each table belongs to a run, and an empty one stands for a run that has no such table, so that a run has the same
+colour in every chart. Colours, fonts and lines are left to the page. A chart is as wide as its place in the page.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lenet_cifar10.statistics import wilson_interval
+
+Row = Mapping[str, Any]
+Table = Sequence[Row]
+Spec = dict[str, Any]
+
+DASHED, SOLID = [6, 4], [1, 0]
+MOST_READINGS = 400  # along an axis: more would make the page slow
+MOST_NUMBERED_CLASSES = 20
+HEIGHT = 280  # pixels
+
+
+def draw_curves(
+    histories: Mapping[str, Table],
+    columns: Mapping[str, str],
+    description: str,
+    number: str,
+    last_epoch: int,
+    from_zero: bool = False,
+) -> Spec:
+    """Lines over the epochs up to `last_epoch`: of two columns the first is dashed.
+
+    `columns` are those of the tables by what they are called; `number` is d3's format of the axis and a reading,
+    with the sign of the percentage only if values are fractions.
+    """
+    is_compared = len(histories) > 1
+    points = [
+        {"run": run, "part": part, "epoch": row["epoch"], "value": row[column]}
+        for run, history in histories.items()
+        for part, column in columns.items()
+        for row in history
+    ]
+    values = {(point["epoch"], point["run"], point["part"]): point["value"] for point in points}
+    series = [(run, part) for run in histories for part in columns]
+    epochs = sorted({point["epoch"] for point in points})
+    readings = [
+        {"epoch": epoch}
+        | {f"series{place}": _show(values.get((epoch, *key)), number) for place, key in enumerate(series)}
+        for epoch in epochs[:: -(-len(epochs) // MOST_READINGS) or 1]
+    ]
+    titles = [", ".join(key) if is_compared and len(columns) > 1 else key[0 if is_compared else 1] for key in series]
+    axis = {"values": _ticks(last_epoch), "format": ",d", "grid": False}
+    epoch = {
+        "field": "epoch",
+        "type": "quantitative",
+        "title": "epoch",
+        "axis": axis,
+        "scale": {"domain": [1, max(last_epoch, 2)], "nice": False},
+    }
+    dashes = [SOLID] if len(columns) == 1 else [DASHED, SOLID]
+    encoding = {
+        "x": epoch,
+        "y": {
+            "field": "value",
+            "type": "quantitative",
+            "title": None,
+            "axis": {"format": number, "tickCount": 6},
+            "scale": {"zero": from_zero},
+        },
+        "color": _colour("run", list(histories)) if is_compared else _colour("part", list(columns)),
+        "strokeDash": {
+            "field": "part",
+            "type": "nominal",
+            "scale": {"domain": list(columns), "range": dashes},
+            "legend": None,
+        },
+        "detail": {"field": "run", "type": "nominal"},
+    }
+    is_sparse = len(epochs) <= 40
+    line = {"type": "line", "strokeWidth": 2, "point": {"size": 18} if is_sparse else False}
+    nearest = {"type": "point", "on": "pointerover", "clear": "pointerout", "fields": ["epoch"], "nearest": True}
+    reading = {
+        "data": {"values": readings},
+        "params": [{"name": "reading", "select": nearest}],
+        "mark": {"type": "rule", "style": "reading"},
+        "encoding": {
+            "x": epoch,
+            "opacity": {"condition": {"param": "reading", "empty": False, "value": 1}, "value": 0},
+            "tooltip": [
+                {"field": "epoch", "type": "quantitative"},
+                *({"field": f"series{place}", "type": "nominal", "title": title} for place, title in enumerate(titles)),
+            ],
+        },
+    }
+    return _chart(description, [reading, {"data": {"values": points}, "mark": line, "encoding": encoding}])
+
+
+def draw_confusion(predictions: Table, names: Sequence[str], description: str) -> Spec:
+    """A matrix of actual against predicted classes, shaded by the share of the actual class, numbered by images.
+
+    It is as high as its place, too.
+    """
+    counts = Counter((row["actual"], row["predicted"]) for row in predictions)
+    totals = Counter(row["actual"] for row in predictions)
+    cells = [
+        {
+            "actual": actual,
+            "predicted": predicted,
+            "images": counts[actual, predicted],
+            "share": counts[actual, predicted] / max(totals[actual], 1),
+        }
+        for actual in names
+        for predicted in names
+    ]
+    place = {
+        axis: {"field": field, "type": "nominal", "sort": list(names), "title": field, "axis": settings}
+        for axis, field, settings in (("x", "predicted", {"labelAngle": -45}), ("y", "actual", {}))
+    }
+    # The root lets the few mistakes of a good network be told apart.
+    shade = {"field": "share", "type": "quantitative", "legend": None}
+    shade["scale"] = {"type": "pow", "exponent": 0.5, "domain": [0, 1]}
+    tooltip = [
+        {"field": "actual", "type": "nominal"},
+        {"field": "predicted", "type": "nominal"},
+        {"field": "images", "type": "quantitative", "format": ","},
+        {"field": "share", "type": "quantitative", "title": "share of the class", "format": ".1%"},
+    ]
+    layers: list[Spec] = [{"mark": "rect", "encoding": {**place, "color": shade, "tooltip": tooltip}}]
+    if len(names) <= MOST_NUMBERED_CLASSES:
+        for style, test in (("low-cell", "datum.share < 0.3"), ("high-cell", "datum.share >= 0.3")):
+            numbers = {
+                "type": "text",
+                "style": style,
+                "fontSize": {"expr": "clamp(bandwidth('x') / 2.7, 5, 13)"},
+                "tooltip": None,
+            }
+            seen = {"condition": {"test": "datum.images === 0", "value": 0.35}, "value": 1}
+            text = {"field": "images", "type": "quantitative"}
+            layers.append(
+                {
+                    "transform": [{"filter": test}],
+                    "mark": numbers,
+                    "encoding": {**place, "text": text, "opacity": seen},
+                }
+            )
+    return _chart(description, layers, data=cells, height="container")
+
+
+def draw_per_class(predictions: Mapping[str, Table], names: Sequence[str], description: str) -> Spec:
+    """The accuracy of each class with its 95 % interval (Wilson), the best class of the first run above."""
+    rows = []
+    for run, table in predictions.items():
+        totals = Counter(row["actual"] for row in table)
+        right = Counter(row["actual"] for row in table if row["actual"] == row["predicted"])
+        for name in names:
+            if totals[name]:
+                interval = wilson_interval(right[name], totals[name])
+                row = {"run": run, "class": name, "accuracy": right[name] / totals[name]}
+                row |= {"low": interval.low, "high": interval.high, "images": totals[name]}
+                rows.append(row | {"interval": f"{interval.low:.1%} to {interval.high:.1%}"})
+    first: dict[str, float] = {}
+    for row in rows:
+        first.setdefault(row["class"], row["accuracy"])
+    order = sorted(first, key=lambda name: (-first[name], list(names).index(name)))
+    share = {"type": "quantitative", "title": "accuracy", "scale": {"zero": False}}
+    share["axis"] = {"format": ".0%", "tickCount": 6}
+    encoding: Spec = {
+        "y": {"field": "class", "type": "nominal", "sort": order, "title": None, "axis": {"grid": True}},
+        "color": _colour("run", list(predictions)),
+    }
+    if len(predictions) > 1:
+        encoding["yOffset"] = {"field": "run", "type": "nominal", "scale": {"domain": list(predictions)}, "sort": None}
+    tooltip = [
+        *([{"field": "run", "type": "nominal"}] if len(predictions) > 1 else []),
+        {"field": "class", "type": "nominal"},
+        {"field": "accuracy", "type": "quantitative", "format": ".1%"},
+        {"field": "interval", "type": "nominal", "title": "95 % interval"},
+        {"field": "images", "type": "quantitative", "format": ","},
+    ]
+    interval = {"x": {"field": "low", **share}, "x2": {"field": "high"}, "tooltip": tooltip}
+    layers = [
+        {"mark": {"type": "rule", "strokeWidth": 2, "opacity": 0.6}, "encoding": interval},
+        {
+            "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+            "encoding": {"x": {"field": "accuracy", **share}, "tooltip": tooltip},
+        },
+    ]
+    return _chart(description, layers, data=rows, height=len(names) * (14 + 11 * len(predictions)), encoding=encoding)
+
+
+def draw_calibration(calibrations: Mapping[str, Table], description: str) -> Spec:
+    """Accuracy against confidence, a point for each bin, larger with more images; the diagonal is exact calibration."""
+    rows = [{"run": run, **row} for run, table in calibrations.items() for row in table]
+    ends = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": {"format": ".0%", "tickCount": 5}}
+    x = {"field": "confidence", "title": "mean confidence", **ends}
+    y = {"field": "accuracy", "title": "accuracy", **ends}
+    tooltip = [
+        *([{"field": "run", "type": "nominal"}] if len(calibrations) > 1 else []),
+        {"field": "confidence", "type": "quantitative", "title": "mean confidence", "format": ".1%"},
+        {"field": "accuracy", "type": "quantitative", "format": ".1%"},
+        {"field": "count", "type": "quantitative", "title": "images", "format": ","},
+    ]
+    colour = _colour("run", list(calibrations))
+    size = {"field": "count", "type": "quantitative", "legend": None, "scale": {"range": [24, 320]}}
+    diagonal = [{"confidence": end, "accuracy": end} for end in (0, 1)]
+    layers = [
+        {"data": {"values": diagonal}, "mark": {"type": "line", "style": "reference"}, "encoding": {"x": x, "y": y}},
+        {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"x": x, "y": y, "color": colour}},
+        {
+            "mark": {"type": "point", "filled": True, "opacity": 0.9},
+            "encoding": {"x": x, "y": y, "color": colour, "size": size, "tooltip": tooltip},
+        },
+    ]
+    return _chart(description, layers, data=rows)
+
+
+def _colour(field: str, domain: Sequence[str]) -> Spec:
+    # A domain of its own keeps a run's colour where the run has no data; the page has the key.
+    return {"field": field, "type": "nominal", "scale": {"domain": list(domain)}, "legend": None}
+
+
+def _ticks(last: int) -> list[int]:
+    """The first epoch, and about six round ones."""
+    steps = (base * 10**power for power in range(12) for base in (1, 2, 5))
+    step = next(step for step in steps if last / step <= 7)
+    return sorted({1, *range(step, last + 1, step)})
+
+
+def _show(value: float | None, number: str) -> str:
+    return "-" if value is None else f"{value:.2%}" if number.endswith("%") else f"{value:.4g}"
+
+
+def _chart(
+    description: str,
+    layers: Sequence[Spec],
+    data: Table | None = None,
+    height: int | str = HEIGHT,
+    encoding: Spec | None = None,
+) -> Spec:
+    spec: Spec = {"$schema": "https://vega.github.io/schema/vega-lite/v6.json", "description": description}
+    fit = "fit" if height == "container" else "fit-x"
+    spec |= {"width": "container", "height": height, "autosize": {"type": fit, "contains": "padding"}}
+    if data is not None:
+        spec["data"] = {"values": list(data)}
+    if encoding is not None:
+        spec["encoding"] = encoding
+    return spec | {"layer": list(layers)}
