@@ -237,7 +237,8 @@ def test_a_mistake_is_shown_with_actual_class_answer_and_confidence() -> None:
     assert [axes.get_xlabel() for axes in shown] == ["cat\n75.0 %", "dog\n60.0 %"]
     for axes, image in zip(shown, images, strict=True):
         assert np.array_equal(np.asarray(axes.images[0].get_array()), image.transpose(1, 2, 0))
-    assert "The 2 most confident wrong answers" in figure.get_suptitle()
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "The 2 most confident wrong answers on the test set"
 
 
 def test_without_mistakes_the_picture_says_so(tmp_path: Path) -> None:

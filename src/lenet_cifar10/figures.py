@@ -95,9 +95,9 @@ def draw_augmentation(originals: NDArray[np.uint8], augmented: NDArray[np.uint8]
     for axes, original, changed, name in zip(grid, originals, augmented, names, strict=False):
         pair = np.concatenate([original, _GAP, changed], axis=1)
         axes.imshow(pair.transpose(1, 2, 0), interpolation="nearest")
-        axes.set_title(_shorten(name), fontsize=10, parse_math=False)
+        axes.set_title(_shorten(name), fontsize=9, parse_math=False)
     for axes in grid[::_COLUMNS]:
-        axes.set_yticks([15.5, 50.5], ["original", "augmented"], rotation=90, va="center", fontsize=10)
+        axes.set_yticks([15.5, 50.5], ["original", "augmented"], rotation=90, va="center", fontsize=9)
     return figure
 
 
@@ -116,16 +116,16 @@ def draw_mistakes(mistakes: pd.DataFrame, images: NDArray[np.uint8]) -> Figure:
     if not rows:
         figure.suptitle("No wrong answer on the test set", y=0.5, va="center")
         return figure
-    figure.suptitle(f"The {len(mistakes)} most confident wrong answers on the test set", fontsize=12)
+    title = f"The {len(mistakes)} most confident wrong answers on the test set"
     grid = _empty_grid(figure, rows)
     columns = (mistakes[name] for name in ("actual", "predicted", "confidence"))
     for axes, image, actual, predicted, confidence in zip(grid, images, *columns, strict=False):
         axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-        axes.set_title(_shorten(actual), fontsize=10, color=BLUE, pad=3, parse_math=False)
+        axes.set_title(_shorten(actual), fontsize=9, color=BLUE, pad=3, parse_math=False)
         answer = f"{_shorten(predicted)}\n{_percent(confidence)}"
-        axes.set_xlabel(answer, fontsize=10, color=ORANGE, labelpad=3, parse_math=False)
+        axes.set_xlabel(answer, fontsize=9, color=ORANGE, labelpad=3, parse_math=False)
     legend = [Patch(color=BLUE, label="above: actual class"), Patch(color=ORANGE, label="below: answer and confidence")]
-    figure.legend(handles=legend, loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(handles=legend, loc="outside upper center", ncols=2, frameon=False, title=title, title_fontsize=12)
     return figure
 
 
@@ -161,18 +161,25 @@ def draw_calibration(calibration: pd.DataFrame) -> Figure:
     confidences, accuracies, counts = (calibration[name].to_numpy() for name in ("confidence", "accuracy", "count"))
     bins = [CalibrationBin(*row) for row in zip(confidences, accuracies, counts, strict=True)]
     errors = _interval_errors(np.rint(accuracies * counts), counts)
-    figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
+    figure = Figure(figsize=(_WIDTH, 4.8), layout="constrained")
     figure.suptitle(
         f"Expected calibration error on the test set: {_percent(expected_calibration_error(bins))}", fontsize=12
     )
     diagram, histogram = figure.subplots(1, 2)
     diagram.plot([0, 1], [0, 1], "--", color="grey", label="confidence = accuracy")
     diagram.errorbar(
-        confidences, accuracies, errors, fmt="o", color=BLUE, capsize=3, clip_on=False, label="with 95 % interval"
+        confidences,
+        accuracies,
+        errors,
+        fmt="o",
+        color=BLUE,
+        capsize=3,
+        clip_on=False,
+        label="accuracy with its 95 % interval",
     )
     diagram.set(title="Accuracy", ylim=(0, 1), aspect="equal")
     diagram.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    diagram.legend(loc="upper left", frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     middles = (np.ceil(confidences * CALIBRATION_BINS) - 0.5) / CALIBRATION_BINS
     histogram.bar(middles, counts / counts.sum(), width=0.9 / CALIBRATION_BINS, color=SKY_BLUE)
     histogram.set(title="Share of the test images", box_aspect=1)
