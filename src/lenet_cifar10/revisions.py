@@ -1,7 +1,7 @@
 """The project's files as they are in the workspace, a commit, a branch, a tag or an experiment, read through DVC."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -89,15 +89,29 @@ def read_hash(path: str, revision: str = WORKSPACE) -> str | None:
     Raises:
         UserError: there is no such revision, or dvc.lock is not one.
     """
-    try:
-        lock = _read_yaml(_LOCK, revision)
-    except MissingFileError:
-        return None
-    try:
-        outputs = [output for stage in lock.get("stages", {}).values() for output in stage.get("outs", [])]
-        return next((output["md5"] for output in outputs if output["path"] == path), None)
-    except (AttributeError, KeyError, TypeError):
-        raise UserError(f"{describe(_LOCK, revision)}: is damaged; restore it, or run dvc repro") from None
+    return _from_lock(_hash_outputs, revision).get(path)
+
+
+def read_run_params(revision: str = WORKSPACE) -> dict[str, Any]:
+    """The parameters with which the stages ran, as dvc.lock has them, by their dotted keys; none without dvc.lock.
+
+    Those that no stage depends on, such as where to fetch the archive, are not among them.
+
+    Raises:
+        UserError: as in `read_hash`.
+    """
+    return _from_lock(lambda stage: dict(_flatten(stage.get("params", {}).get("params.yaml", {}))), revision)
+
+
+def find_replaced(revision: str = WORKSPACE) -> list[str]:
+    """The outputs that were made anew after a later stage had read them, by dvc.lock: the run is not whole.
+
+    Raises:
+        UserError: as in `read_hash`.
+    """
+    outputs = _from_lock(_hash_outputs, revision)
+    read = _from_lock(lambda stage: {(item["path"], item["md5"]): None for item in stage.get("deps", [])}, revision)
+    return sorted({path for path, md5 in read if outputs.get(path, md5) != md5})
 
 
 def describe(path: str, revision: str) -> str:
@@ -123,6 +137,23 @@ def _find_commit(root: Path, revision: str) -> tuple[str, Path]:
         raise unknown from None
     except SCMError:
         raise UserError(f"{root}: is no Git repository, so {name} cannot be found; name the workspace") from None
+
+
+def _hash_outputs(stage: Mapping[str, Any]) -> dict[str, str]:
+    return {output["path"]: output["md5"] for output in stage.get("outs", [])}
+
+
+def _from_lock(pick: Callable[[Any], dict[Any, Any]], revision: str) -> dict[Any, Any]:
+    """What is picked from each stage in dvc.lock, in one; nothing where there is no dvc.lock."""
+    picked: dict[Any, Any] = {}
+    try:
+        for stage in _read_yaml(_LOCK, revision).get("stages", {}).values():
+            picked |= pick(stage)
+    except MissingFileError:
+        return {}
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(f"{describe(_LOCK, revision)}: is damaged; restore it, or run dvc repro") from None
+    return picked
 
 
 def _read_yaml(path: str, revision: str) -> dict[str, Any]:
