@@ -9,9 +9,12 @@ floats have no agreed white, so it is the first of 1, 255, 65,535 and the pictur
 values exceeds.
 """
 
+import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,13 +73,15 @@ def read(path: Path) -> "NDArray[np.uint8]":
     name = printable(str(path))
     try:
         _check_file(path, name)
-        with warnings.catch_warnings():
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror}") from None
+    try:
+        with file, _silent_libraries(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_formats()) as image:
+            with Image.open(file, formats=_formats()) as image:
                 return to_pixels(image)
-    except UserError:
-        raise
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         found = re.search(r"\d+", str(error))
         pixels = f"{int(found[0]):,} pixels" if found else "more"
@@ -84,12 +89,8 @@ def read(path: Path) -> "NDArray[np.uint8]":
     except UnidentifiedImageError:
         raise UserError(f"{name}: is no image that can be read here; save it as PNG or JPEG") from None
     except Exception as error:  # a damaged byte can lead Pillow's readers into any of a dozen kinds
-        if isinstance(error, OSError) and error.errno:
-            raise UserError(f"{name}: {error.strerror}") from None
         reason = printable(str(error) or type(error).__name__)
-        raise UserError(
-            f"{name}: is a damaged image ({reason}); get it anew, or save it anew in another program"
-        ) from None
+        raise UserError(f"{name}: is a damaged image ({reason}); get it anew, or save it as PNG or JPEG") from None
 
 
 def to_pixels(image: Image.Image) -> "NDArray[np.uint8]":
@@ -162,6 +163,23 @@ def _check_file(path: Path, name: str) -> None:
         raise UserError(f"{name}: is a pipe or a device, expected an image; save it as a file first")
     if found.st_size == 0:
         raise UserError(f"{name}: is an empty file, expected an image; get it anew")
+
+
+@contextmanager
+def _silent_libraries() -> Iterator[None]:
+    """libtiff prints its complaints itself, several for a file; the one line that counts is the caller's."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # nobody listens: standard error is closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _formats() -> list[str]:
