@@ -3,6 +3,7 @@
 import typer
 
 from lenet_cifar10 import errors
+from lenet_cifar10.commands.compare import compare
 from lenet_cifar10.commands.generate import generate
 from lenet_cifar10.commands.offline_plots import offline_plots
 from lenet_cifar10.commands.page import page
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.command()(show)
 app.command()(page)
+app.command()(compare)
 app.command()(seeds)
 app.command()(sweep)
 app.command()(predict)
