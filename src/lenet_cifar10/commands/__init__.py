@@ -1,5 +1,8 @@
 """What people call by hand: the command lenet-cifar10."""
 
+import inspect
+from collections.abc import Callable
+
 import typer
 
 from lenet_cifar10 import errors
@@ -19,15 +22,16 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-app.command()(show)
-app.command()(page)
-app.command()(compare)
-app.command()(seeds)
-app.command()(sweep)
-app.command()(predict)
-app.command()(verify)
-app.command()(generate)
-app.command()(offline_plots)
+
+
+def _help(command: Callable[..., None]) -> str:
+    """A docstring with its paragraphs on one line each, for the terminal to wrap; the examples stay as they are."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    return "\n\n".join(text if text.startswith("\b") else " ".join(text.split()) for text in paragraphs)
+
+
+for _command in (show, page, compare, seeds, sweep, predict, verify, generate, offline_plots):
+    app.command(help=_help(_command))(_command)
 
 
 def main() -> None:
