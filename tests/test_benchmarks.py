@@ -1,4 +1,4 @@
-"""The benchmarks' recipes are those of the README and the Makefile; what they measure is for people to run."""
+"""The benchmarks' recipes are those of the Makefile; what they measure is for people to run."""
 
 import re
 
@@ -16,12 +16,9 @@ def test_the_recipes_are_accepted(bare_project: Project) -> None:
     assert "data/prepared/classes.json: no such file" in bare_project.stage("train").text
 
 
-@pytest.mark.parametrize(
-    ("recipe", "document", "option"), [(CLASSIC, "Makefile", "--set-param"), (SHORT, "README.md", "-S")]
-)
-def test_a_recipe_is_the_same_wherever_it_stands(recipe: Changes, document: str, option: str) -> None:
-    text = (SOURCE / document).read_text()
-    block = text[text.index({"Makefile": "CLASSIC :=", "README.md": "--name short"}[document]) :].split("\n\n")[0]
-    block = block.split("```")[0]
-    written = dict(re.findall(rf"{option} ([a-z_]+\.[a-z_]+)=(\S+)", block))
+@pytest.mark.parametrize(("recipe", "name"), [(CLASSIC, "CLASSIC"), (SHORT, "SHORT")])
+def test_a_recipe_is_the_same_wherever_it_stands(recipe: Changes, name: str) -> None:
+    text = (SOURCE / "Makefile").read_text()
+    block = text[text.index(f"{name} :=") :].split("\n\n")[0]
+    written = dict(re.findall(r"--set-param ([a-z_]+\.[a-z_]+)=(\S+)", block))
     assert {key: YAML(typ="safe").load(value) for key, value in written.items()} == dotted(recipe)

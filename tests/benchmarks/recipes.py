@@ -33,7 +33,7 @@ CLASSIC: Changes = {
     },
 }
 
-# Reaches the accuracy of the baseline's 20 epochs in five; the README shows it as overrides.
+# Reaches the accuracy of the baseline's 20 epochs in five, as `make short` does.
 SHORT: Changes = {
     "train": {
         "precision": "bfloat16",
