@@ -15,10 +15,11 @@ import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lenet_cifar10.errors import UserError
 
@@ -80,7 +81,7 @@ def read(path: Path) -> "NDArray[np.uint8]":
         with file, _silent_libraries(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(file, formats=_formats()) as image:
+            with Image.open(file, formats=formats()) as image:
                 return to_pixels(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         found = re.search(r"\d+", str(error))
@@ -105,7 +106,7 @@ def to_pixels(image: Image.Image) -> "NDArray[np.uint8]":
     image.load()
     if 0 in image.size:
         raise ValueError("it has no pixels")
-    square = ImageOps.fit(_in_colour(_upright(image)), (SIDE, SIDE), Image.Resampling.BICUBIC)
+    square = _in_colour(_centre_square(_upright(image))).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
     if square.mode == "RGBA":  # only now, for it takes three full-size copies; the resizing weighs colours by opacity
         square = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square).convert("RGB")
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
@@ -121,7 +122,7 @@ def _find_in_folder(folder: Path, shown: str) -> list[Path]:
     if not entries:
         raise UserError(f"{shown}: is an empty folder; put images in it, or name another")
     Image.init()
-    endings = {ending for ending, format in Image.registered_extensions().items() if format in _formats()}
+    endings = {ending for ending, format in Image.registered_extensions().items() if format in formats()}
     found = [
         entry
         for entry in entries
@@ -174,15 +175,19 @@ def _silent_libraries() -> Iterator[None]:
         yield
         return
     try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        os.dup2(_nowhere(), 2)
         yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
 
 
-def _formats() -> list[str]:
+@cache
+def _nowhere() -> int:
+    return os.open(os.devnull, os.O_WRONLY)
+
+
+def formats() -> list[str]:
     """Those of Pillow that are read, in the order in which it tries them."""
     Image.init()
     return [name for name in Image.ID if name not in _NOT_READ]
@@ -195,6 +200,13 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # damaged in any of a dozen ways; the picture itself may be whole, and viewers show it unturned
         return image
     return image if turn is None else image.transpose(turn)
+
+
+def _centre_square(image: Image.Image) -> Image.Image:
+    """Cut out, so that what is outside has no part in the resizing; half a pixel goes to the right or below."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
 
 
 def _in_colour(image: Image.Image) -> Image.Image:
