@@ -116,8 +116,8 @@ def _figures(run: Run) -> dict[str, Figure]:
     """The figures of a run that are there, by what they are called."""
     test, figures = run.test, {}
     if test:
-        low, high = test.get("accuracy_low"), test.get("accuracy_high")
-        interval = f"{_percent(low)} to {_percent(high)}" if _is_number(low) and _is_number(high) else ""
+        has_interval = _is_number(test.get("accuracy_low")) and _is_number(test.get("accuracy_high"))
+        interval = f"{_percent(test['accuracy_low'])} to {_percent(test['accuracy_high'])}" if has_interval else ""
         figures["Test accuracy"] = Figure(_percent(test["accuracy"]), interval)
         if _is_number(test.get("accuracy_with_flips")):
             figures["Test accuracy with flips"] = Figure(_percent(test["accuracy_with_flips"]))

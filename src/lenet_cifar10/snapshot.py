@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,8 +77,9 @@ def _list(root: Path, places: Collection[str]) -> list[str]:
     """The files there, each folder's in the order of their names."""
     paths = []
     for place in places:
-        found = sorted((root / place).rglob("*")) if (root / place).is_dir() else [root / place]
-        paths += [path.relative_to(root).as_posix() for path in found if path.is_file()]
+        # Unlike Path.rglob, os.walk goes on when a folder goes.
+        below = [Path(folder, name) for folder, _, names in os.walk(root / place) for name in names]
+        paths += [path.relative_to(root).as_posix() for path in sorted(below) or [root / place] if path.is_file()]
     return paths
 
 

@@ -1,6 +1,6 @@
 """Let dvc plots write pages that need no network."""
 
-from typing import Any
+from typing import cast
 
 from lenet_cifar10 import terminal
 from lenet_cifar10.errors import UserError
@@ -39,8 +39,7 @@ def offline_plots() -> None:
         with records.replacing(folder / TEMPLATE) as (path,):
             path.write_text(Template(vega.template("plots.html")).substitute(parts), encoding="utf-8")
         with config.edit("local") as local:
-            section: Any = local["plots"]
-            section["html_template"] = TEMPLATE
+            cast("dict[str, dict[str, str]]", local)["plots"]["html_template"] = TEMPLATE
     except ConfigError as error:
         raise UserError(f"DVC cannot read its configuration: {error}; mend .dvc/config or .dvc/config.local") from None
     terminal.say("dvc plots now writes pages that need no network (.dvc/plots.html, .dvc/config.local)")

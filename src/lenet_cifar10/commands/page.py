@@ -112,19 +112,20 @@ def _read(revision: str) -> "Run":
     DVC removes a stage's outputs when the stage starts, and no others: those of the later stages are still there.
     """
     from lenet_cifar10.page import Run
-    from lenet_cifar10.revisions import describe, read_params
+    from lenet_cifar10.revisions import describe, find_replaced, read_params, read_run_params
     from lenet_cifar10.snapshot import read_files, read_table
 
+    params = read_params(revision)
     files = read_files((TRAIN, HISTORY, TEST, PREDICTIONS, CALIBRATION, PICTURES), revision)
     is_trained = TRAIN in files
-    is_scored = is_trained and TEST in files
+    is_scored = is_trained and TEST in files and not find_replaced(revision)
 
     def table(path: str, numbers: tuple[str, ...], words: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         return read_table(files[path], describe(path, revision), numbers, words) if path in files else []
 
     return Run(
         name=revision,
-        params=read_params(revision),
+        params=(read_run_params(revision) if is_trained else {}) or params,  # params.yaml may have changed since
         history=table(HISTORY, CURVES),
         is_trained=is_trained,
         test=_read_figures(files[TEST], describe(TEST, revision)) if is_scored else {},

@@ -16,7 +16,7 @@ function readTheme() {
     rect: { stroke: colour("card"), strokeWidth: 1 },
     title: { color: colour("ink"), fontSize: 14, fontWeight: 600, subtitleColor: colour("muted") },
     header: { labelColor: colour("muted"), titleColor: colour("muted"), labelFontSize: 12 },
-    legend: { labelColor: colour("ink"), titleColor: colour("muted"), labelFontSize: 12, titleFontWeight: 500 },
+    legend: { orient: "bottom", labelColor: colour("ink"), titleColor: colour("muted"), labelFontSize: 12, titleFontWeight: 500 },
     axis: {
       domain: false,
       ticks: false,
@@ -29,6 +29,7 @@ function readTheme() {
       labelPadding: 6,
       titlePadding: 8,
       labelLimit: 96,
+      labelOverlap: "greedy",
     },
     axisBand: { grid: false },
     range: { category: series, heatmap: shades, ramp: shades },
