@@ -81,12 +81,15 @@ def predict(
         for start in range(0, len(paths), evaluation.IMAGES_AT_ONCE):
             images, complaints = _read(paths[start : start + evaluation.IMAGES_AT_ONCE], lambda: bar.advance(task))
             mistakes += complaints
-            if images:
-                pixels = torch.from_numpy(np.stack([image for _, image in images])).to(chosen)
-                ranked = _rank(evaluation.predict(network, pixels), class_names, top, name)
-                rows += [
-                    {"file": str(path), "predictions": best} for (path, _), best in zip(images, ranked, strict=True)
-                ]
+            if not images:
+                continue
+            logits = evaluation.predict(network, torch.from_numpy(np.stack([image for _, image in images])).to(chosen))
+            if not logits.isfinite().all():
+                raise UserError(
+                    f"{name}: gives no finite numbers; its training diverged: train it anew with smaller steps"
+                )
+            ranked = rank(logits, class_names, top)
+            rows += [{"file": str(path), "predictions": best} for (path, _), best in zip(images, ranked, strict=True)]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
@@ -180,15 +183,12 @@ def _read(
     return images, mistakes
 
 
-def _rank(logits: "torch.Tensor", class_names: Sequence[str], top: int, name: str) -> list[list[dict[str, Any]]]:
+def rank(logits: "torch.Tensor", class_names: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
     """logits (N, classes) -> the likeliest classes of each image, with probabilities to 6 digits."""
-    if not logits.isfinite().all():
-        raise UserError(f"{name}: gives no finite numbers; its training diverged: train it anew with smaller steps")
-    probabilities = logits.softmax(dim=1)
     labels = logits.sort(dim=1, descending=True, stable=True).indices[:, :top]  # of the logits, as evaluation does
     return [
         [{"class": class_names[label], "probability": round(shares[label], 6)} for label in best]
-        for best, shares in zip(labels.tolist(), probabilities.tolist(), strict=True)
+        for best, shares in zip(labels.tolist(), logits.softmax(dim=1).tolist(), strict=True)
     ]
 
 
