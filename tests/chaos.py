@@ -34,7 +34,7 @@ from unruly_server import UnrulyServer
 from lenet_cifar10 import archive
 from lenet_cifar10.drawings import draw_archive
 
-STAGES = ("download", "prepare", "train", "evaluate", "figures")
+STAGES = ("download", "prepare", "train", "evaluate", "figures", "card")
 MOMENTS = ("epoch", "start", "checkpoint", "epoch", *STAGES, "epoch", "start")
 SIGNALS = (signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
 VICTIMS = ("stage", "dvc", "group")
@@ -48,6 +48,7 @@ SPANS = {
     "checkpoint": 0.0,
     "evaluate": 1.5,
     "figures": 2.0,
+    "card": 1.5,
 }
 EPOCHS = 20
 SETTINGS = {

@@ -38,7 +38,7 @@ def test_a_forced_rerun_gives_every_byte_again(pipeline: Project) -> None:
     before = hash_outputs(pipeline)
     assert len(before) > 12
     text = pipeline.dvc("repro", "--force")
-    assert text.count("Running stage") == 5
+    assert text.count("Running stage") == 6
     assert "resuming" not in text
     assert hash_outputs(pipeline) == before
 
@@ -67,14 +67,14 @@ def test_a_training_that_ended_before_dvc_had_its_weights_is_not_repeated(pipeli
 def test_a_clone_in_another_folder_gives_every_byte_again(pipeline: Project, tmp_path: Path) -> None:
     clone = Project(tmp_path / "elsewhere" / "a clone with spaces")
     pipeline.git("clone", "--quiet", str(pipeline.folder), str(clone.folder))
-    assert clone.dvc("repro", "--force").count("Running stage") == 5
+    assert clone.dvc("repro", "--force").count("Running stage") == 6
     assert hash_outputs(clone) == hash_outputs(pipeline)
     assert clone.git("status", "--porcelain") == ""
 
 
 def test_a_forced_experiment_in_a_copy_gives_every_byte_again(pipeline: Project) -> None:
     text = pipeline.dvc("exp", "run", "--temp", "--force", "--name", "copy")
-    assert text.count("Running stage") == 5
+    assert text.count("Running stage") == 6
     assert lock_of(pipeline, commit_of(pipeline, "copy")) == lock_of(pipeline)
     assert pipeline.git("diff", "HEAD", commit_of(pipeline, "copy"), "--", "metrics", "plots") == ""
 

@@ -19,6 +19,7 @@ OUTPUTS = {
         f"plots/images/{name}.png"
         for name in ("augmentation", "calibration", "confusion", "curves", "mistakes", "per_class")
     ],
+    "card": ["data/model/card.md"],
 }
 STAGES = list(OUTPUTS)
 
@@ -135,6 +136,13 @@ def test_a_device_that_is_not_there_is_refused(pipeline: Project, stage: str) ->
         ("figures", "plots/calibration.csv"),
         ("figures", "plots/history.csv"),
         ("figures", "plots/predictions.csv"),
+        ("card", "data/model/lenet.safetensors"),
+        ("card", "data/prepared/test.npz"),
+        ("card", "data/prepared/train.npz"),
+        ("card", "metrics/environment.json"),
+        ("card", "metrics/test.json"),
+        ("card", "metrics/train.json"),
+        ("card", "plots/predictions.csv"),
     ],
 )
 @pytest.mark.parametrize("damage", ["missing", "truncated", "noise"])

@@ -47,7 +47,7 @@ def repair(project: Project, complaint: str) -> None:
 
 def test_a_run_that_is_whole_is_told_so(pipeline: Project) -> None:
     text = pipeline.run("lenet-cifar10", "verify").text
-    assert "14 outputs, all as in dvc.lock" in text
+    assert "15 outputs, all as in dvc.lock" in text
     assert WEIGHTS in text
 
 
@@ -136,7 +136,7 @@ def test_within_the_folder_that_is_to_be_mended_the_command_works_too(pipeline: 
 def test_a_cache_that_is_gone_is_filled_again(pipeline: Project) -> None:
     shutil.rmtree(pipeline.folder / ".dvc/cache/files")
     told = complaints(pipeline)
-    assert len(told) == 6
+    assert len(told) == 7
     for complaint in told:
         repair(pipeline, complaint)
     pipeline.run("lenet-cifar10", "verify")
@@ -199,7 +199,7 @@ def test_a_missing_file_is_found_and_put_right(pipeline: Project, place: str) ->
 
 def test_before_the_first_run_every_output_is_said_to_be_new(bare_project: Project) -> None:
     told = complaints(bare_project)
-    assert len(told) == 14
+    assert len(told) == 15
     assert told[0] == "data/raw/cifar-10-python.tar.gz: is not in dvc.lock; run dvc repro download"
 
 

@@ -79,12 +79,24 @@ def test_a_second_repro_skips_every_stage(pipeline: Project) -> None:
 
 def test_a_changed_augmentation_reruns_train_and_what_follows(pipeline: Project) -> None:
     pipeline.change_params({"augment.rotation_degrees": 5})
-    assert stages_run(pipeline.dvc("repro")) == ["train", "evaluate", "figures"]
+    assert stages_run(pipeline.dvc("repro")) == ["train", "evaluate", "figures", "card"]
 
 
 def test_a_changed_figure_style_reruns_figures_only(pipeline: Project) -> None:
     pipeline.change_params({"figures.colormap": "cividis"})
     assert stages_run(pipeline.dvc("repro")) == ["figures"]
+
+
+def test_a_changed_picture_s_code_reruns_figures_only(pipeline: Project) -> None:
+    module = pipeline.folder / "src/lenet_cifar10/figures.py"
+    module.write_text(module.read_text() + "# changed\n")
+    assert stages_run(pipeline.dvc("repro")) == ["figures"]
+
+
+def test_what_only_evaluate_reports_by_does_not_train_again(pipeline: Project) -> None:
+    module = pipeline.folder / "src/lenet_cifar10/reporting.py"
+    module.write_text(module.read_text() + "# changed\n")
+    assert stages_run(pipeline.dvc("repro")) == ["evaluate", "figures"]
 
 
 def test_another_mirror_reruns_nothing_and_no_local_path_enters_the_lock(
@@ -148,11 +160,18 @@ def test_an_experiment_changes_one_parameter_and_shows_beside_its_commit(pipelin
 def test_a_repeated_experiment_restores_train_instead_of_running_it(pipeline: Project) -> None:
     run = ("exp", "run", "--temp", "--name", "again", "--set-param", "train.learning_rate=0.003")
     first = pipeline.dvc(*run)
-    assert stages_run(first) == ["train", "evaluate", "figures"]
+    assert stages_run(first) == ["train", "evaluate", "figures", "card"]
     pipeline.dvc("exp", "remove", "again")
     second = pipeline.dvc(*run)
     assert stages_run(second) == []
-    assert re.search(r"Stage 'train' is cached - skipping run, checking out outputs", second)
+    assert re.findall(r"Stage '(\w+)' is cached - skipping run, checking out outputs", second) == [
+        "download",
+        "prepare",
+        "train",
+        "evaluate",
+        "figures",
+        "card",
+    ]
 
 
 def test_a_queued_experiment_runs_the_code_it_was_queued_with(pipeline: Project) -> None:
@@ -166,6 +185,14 @@ def test_a_queued_experiment_runs_the_code_it_was_queued_with(pipeline: Project)
     assert "train_loss" in difference["metrics"]["metrics/train.json"]
     failed = pipeline.dvc("exp", "run", "--temp", "--set-param", "train.learning_rate=0.005", check=False)
     assert "the changed code ran" in failed
+
+
+def test_weights_and_their_card_reach_another_folder_by_dvc_get(pipeline: Project, tmp_path: Path) -> None:
+    elsewhere = Project(tmp_path / "elsewhere")
+    elsewhere.folder.mkdir()
+    for name in ("lenet.safetensors", "card.md"):
+        elsewhere.dvc("get", pipeline.folder, f"data/model/{name}", "--rev", "main")
+        assert elsewhere.read(name) == pipeline.read(f"data/model/{name}")
 
 
 def test_lost_outputs_come_back_by_checkout_and_restore(pipeline: Project) -> None:
@@ -221,6 +248,7 @@ def test_an_archive_is_named_for_one_run_by_its_path_and_hash(
         "train",
         "evaluate",
         "figures",
+        "card",
     ]
     assert (bare_project.folder / "metrics/test.json").exists()
     comments = [re.findall(r"^ *#.*", text, flags=re.M) for text in (before, bare_project.read("params.yaml").decode())]

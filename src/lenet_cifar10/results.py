@@ -1,9 +1,11 @@
 """Tables and figures that earlier stages wrote, read back and checked."""
 
+import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,3 +59,27 @@ def read_table(path: Path, columns: Mapping[str, Collection[str] | Range], rows:
             f"lenet-cifar10 verify says how to repair it"
         )
     return table
+
+
+def read_values(path: Path, numbers: Mapping[str, Range]) -> dict[str, Any]:
+    """Read the named values of a JSON file and check the numbers asked for.
+
+    Raises:
+        UserError: the file is missing, holds no named values, or not one of these numbers.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run dvc repro, or git restore {path}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not JSON ({error}); lenet-cifar10 verify says how to repair it") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected values with names; lenet-cifar10 verify says how to repair it")
+    for name, expected in numbers.items():
+        value = values.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not expected.low <= value <= expected.high:
+            raise UserError(
+                f"{path}: {name}: found {value!r}, expected a number from {expected.low:g} to {expected.high:g}; "
+                f"lenet-cifar10 verify says how to repair it"
+            )
+    return values
