@@ -163,32 +163,30 @@ def test_the_hash_of_an_output_is_that_of_dvc_lock(here: Project) -> None:
 
 def test_the_parameters_of_the_run_are_those_of_dvc_lock(here: Project) -> None:
     here.change_params({"train.epochs": 7})
-    params, of_run = revisions.read_params(), revisions.read_run_params()
+    params, of_run = revisions.read_params(), revisions.read_lock().params
     assert (params["train.epochs"], of_run["train.epochs"]) == (7, 2)
     assert params | of_run == revisions.read_params("HEAD")
     assert params.keys() - of_run.keys() == {"data.urls"}
-    assert revisions.read_run_params("HEAD") == of_run
+    assert revisions.read_lock("HEAD").params == of_run
 
 
 def test_without_dvc_lock_there_are_no_hashes_and_no_parameters_of_a_run(here: Project) -> None:
     (here.folder / "dvc.lock").unlink()
     for revision in ("HEAD~1", "workspace"):
         assert revisions.read_hash(WEIGHTS, revision) is None
-        assert revisions.read_run_params(revision) == {}
-        assert revisions.find_replaced(revision) == []
+        assert revisions.read_lock(revision) == revisions.Lock({}, {}, frozenset())
 
 
 def test_an_output_that_was_made_anew_after_it_was_read_is_found(here: Project) -> None:
     here.change_params({"train.epochs": 1})
     here.dvc("repro", "train")
-    assert revisions.find_replaced() == [WEIGHTS, "plots/history.csv"]
-    assert revisions.find_replaced("HEAD") == []
+    assert revisions.read_lock().replaced == {WEIGHTS, "plots/history.csv"}
+    assert revisions.read_lock("HEAD").replaced == frozenset()
 
 
 @pytest.mark.parametrize(
-    "text", ["stages: []", "stages: {a: 1}", "stages: {a: {outs: [1], params: 2}}", "stages: null"]
+    "text", ["stages: []", "stages: {a: 1}", "stages: {a: {outs: [1]}}", "stages: {a: {params: 2}}", "stages: null"]
 )
 def test_a_dvc_lock_that_is_none_is_refused(here: Project, text: str) -> None:
     (here.folder / "dvc.lock").write_text(text)
-    expected = "dvc.lock: is damaged; restore it, or run dvc repro"
-    assert complaint(revisions.read_hash, WEIGHTS) == complaint(revisions.read_run_params) == expected
+    assert complaint(revisions.read_hash, WEIGHTS) == "dvc.lock: is damaged; restore it, or run dvc repro"

@@ -1,8 +1,9 @@
 """The project's files as they are in the workspace, a commit, a branch, a tag or an experiment, read through DVC."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,23 @@ from ruamel.yaml.error import YAMLError
 from lenet_cifar10.errors import UserError
 
 WORKSPACE = "workspace"  # DVC's word for what is not committed
-_LOCK = "dvc.lock"
 
 
 class MissingFileError(UserError):
     """A revision that does exist has no such file."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What dvc.lock tells of a run.
+
+    hashes: MD5s of the stages' outputs by their paths; params: the parameters that some stage ran with, by their dotted
+    keys (where to fetch the archive is none of them); replaced: outputs made anew after a later stage had read them.
+    """
+
+    hashes: dict[str, str]
+    params: dict[str, Any]
+    replaced: frozenset[str]
 
 
 def project_root() -> Path:
@@ -54,7 +67,7 @@ def read_bytes(path: str, revision: str = WORKSPACE) -> bytes:
             return file.read()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PathMissingError, DvcIsADirectoryError):
         found = "is not there"
-        if revision != WORKSPACE and path != _LOCK and read_hash(path, revision) is not None:
+        if revision != WORKSPACE and path != "dvc.lock" and read_hash(path, revision) is not None:
             found = "is in dvc.lock, but in neither Git nor DVC's cache nor a remote"
         raise MissingFileError(f"{place}: {found}; run dvc repro, or name a commit or experiment that has it") from None
     except DvcException as error:
@@ -83,35 +96,42 @@ def read_params(revision: str = WORKSPACE) -> dict[str, Any]:
     return dict(_flatten(_read_yaml("params.yaml", revision)))
 
 
-def read_hash(path: str, revision: str = WORKSPACE) -> str | None:
-    """The MD5 that dvc.lock has for a stage's output; None where it has none, or where there is no dvc.lock.
+def read_lock(revision: str = WORKSPACE) -> Lock:
+    """What dvc.lock tells of the run, or nothing where there is no dvc.lock.
 
     Raises:
         UserError: there is no such revision, or dvc.lock is not one.
     """
-    return _from_lock(_hash_outputs, revision).get(path)
+    try:
+        stages = _read_yaml("dvc.lock", revision).get("stages", {}).values()
+        outputs = [(output["path"], output["md5"]) for stage in stages for output in stage.get("outs", [])]
+        inputs = [(item["path"], item["md5"]) for stage in stages for item in stage.get("deps", [])]
+        params = [pair for stage in stages for pair in _flatten(stage.get("params", {}).get("params.yaml", {}))]
+        hashes = dict(outputs)
+    except MissingFileError:
+        return Lock({}, {}, frozenset())
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise UserError(f"{describe('dvc.lock', revision)}: is damaged; restore it, or run dvc repro") from None
+    return Lock(hashes, dict(params), frozenset(path for path, md5 in inputs if hashes.get(path, md5) != md5))
+
+
+def read_hash(path: str, revision: str = WORKSPACE) -> str | None:
+    """The MD5 that dvc.lock has for a stage's output; None where it has none, or where there is no dvc.lock.
+
+    Raises:
+        UserError: as in `read_lock`.
+    """
+    return read_lock(revision).hashes.get(path)
 
 
 def read_run_params(revision: str = WORKSPACE) -> dict[str, Any]:
-    """The parameters with which the stages ran, as dvc.lock has them, by their dotted keys; none without dvc.lock.
-
-    Those that no stage depends on, such as where to fetch the archive, are not among them.
-
-    Raises:
-        UserError: as in `read_hash`.
-    """
-    return _from_lock(lambda stage: dict(_flatten(stage.get("params", {}).get("params.yaml", {}))), revision)
+    """The parameters that a run had; those of params.yaml may have been changed since. Raises as `read_lock` does."""
+    return read_lock(revision).params
 
 
-def find_replaced(revision: str = WORKSPACE) -> list[str]:
-    """The outputs that were made anew after a later stage had read them, by dvc.lock: the run is not whole.
-
-    Raises:
-        UserError: as in `read_hash`.
-    """
-    outputs = _from_lock(_hash_outputs, revision)
-    read = _from_lock(lambda stage: {(item["path"], item["md5"]): None for item in stage.get("deps", [])}, revision)
-    return sorted({path for path, md5 in read if outputs.get(path, md5) != md5})
+def find_replaced(revision: str = WORKSPACE) -> frozenset[str]:
+    """The outputs that were made anew after a later stage had read them. Raises as `read_lock` does."""
+    return read_lock(revision).replaced
 
 
 def describe(path: str, revision: str) -> str:
@@ -137,23 +157,6 @@ def _find_commit(root: Path, revision: str) -> tuple[str, Path]:
         raise unknown from None
     except SCMError:
         raise UserError(f"{root}: is no Git repository, so {name} cannot be found; name the workspace") from None
-
-
-def _hash_outputs(stage: Mapping[str, Any]) -> dict[str, str]:
-    return {output["path"]: output["md5"] for output in stage.get("outs", [])}
-
-
-def _from_lock(pick: Callable[[Any], dict[Any, Any]], revision: str) -> dict[Any, Any]:
-    """What is picked from each stage in dvc.lock, in one; nothing where there is no dvc.lock."""
-    picked: dict[Any, Any] = {}
-    try:
-        for stage in _read_yaml(_LOCK, revision).get("stages", {}).values():
-            picked |= pick(stage)
-    except MissingFileError:
-        return {}
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{describe(_LOCK, revision)}: is damaged; restore it, or run dvc repro") from None
-    return picked
 
 
 def _read_yaml(path: str, revision: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Run:
 
     revision: str
     answers: "list[Answer]"
-    images_hash: str | None  # None where the revision has no dvc.lock
+    images_hash: str | None  # None where dvc.lock has none
     params: dict[str, Any]
     doubts: list[str]  # why its answers may not be those of its parameters
 
@@ -73,20 +73,20 @@ def _read_run(revision: str) -> Run:
 
     content, place = revisions.read_bytes(PREDICTIONS, revision), revisions.describe(PREDICTIONS, revision)
     answers = parse_answers(content, place)
-    images_hash, table_hash = (revisions.read_hash(path, revision) for path in (TEST_IMAGES, PREDICTIONS))
-    params, params_of_run = revisions.read_params(revision), revisions.read_run_params(revision)
+    lock, params = revisions.read_lock(revision), revisions.read_params(revision)
     doubts = []
-    if images_hash is None:
-        lock = revisions.describe("dvc.lock", revision)
-        doubts.append(f"{lock} has no {TEST_IMAGES}, so only the labels show that the test images are the same")
-    if table_hash is not None and table_hash != md5(content, usedforsecurity=False).hexdigest():
+    if TEST_IMAGES not in lock.hashes:
+        name = revisions.describe("dvc.lock", revision)
+        doubts.append(f"{name} has no {TEST_IMAGES}, so only the labels show that the test images are the same")
+    digest = md5(content, usedforsecurity=False).hexdigest()
+    if lock.hashes.get(PREDICTIONS, digest) != digest:
         doubts.append(f"{place} is not the one in dvc.lock: changed by hand, or its run is not whole; run dvc repro")
-    if changed := [key for key, value in params_of_run.items() if key in params and params[key] != value]:
+    if changed := [key for key, value in lock.params.items() if key in params and params[key] != value]:
         name = revisions.describe("params.yaml", revision)
         doubts.append(f"{name} was changed after the run ({', '.join(changed)}); run dvc repro")
-    if replaced := [path for path in revisions.find_replaced(revision) if path in (WEIGHTS, TEST_IMAGES)]:
+    if replaced := [path for path in (WEIGHTS, TEST_IMAGES) if path in lock.replaced]:
         doubts.append(f"{place} is of an earlier {' and '.join(replaced)}; run dvc repro")
-    return Run(revision, answers, images_hash, params, doubts)
+    return Run(revision, answers, lock.hashes.get(TEST_IMAGES), params, doubts)
 
 
 def _refuse_other_images(first: Run, second: Run) -> None:
