@@ -19,10 +19,11 @@ from lenet_cifar10.errors import UserError
 from lenet_cifar10.model import LeNet
 from lenet_cifar10.params import ModelSection
 from lenet_cifar10.records import replacing
-from lenet_cifar10.weights import load_weights, save_weights
+from lenet_cifar10.weights import load_weights, parse_weights, save_weights
 
 NAMES = ("cat", "dog", "großer Hund")
 KEY = "lenet_cifar10"
+KEY_AND_NAMES = {KEY: json.dumps({"class_names": NAMES})}
 REPEATABLE = settings(deadline=None, derandomize=True, database=None)
 
 
@@ -35,7 +36,7 @@ def file_with(metadata: dict[str, str] | None = None, **changes: Tensor | None) 
     """A file as save_weights writes it, but for the changed tensors; None leaves one out."""
     tensors = {**make_network().state_dict(), **{name.replace("__", "."): tensor for name, tensor in changes.items()}}
     kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    return save(kept, {KEY: json.dumps({"class_names": NAMES})} if metadata is None else metadata)
+    return save(kept, KEY_AND_NAMES if metadata is None else metadata)
 
 
 @pytest.fixture
@@ -161,6 +162,35 @@ def test_changed_bytes_end_in_weights_or_a_user_error(
     path.write_bytes(content)
     with suppress(UserError):
         assert len(load_weights(path)[1]) == 3
+
+
+def test_the_bytes_alone_are_read_as_the_file_is(path: Path) -> None:
+    save_weights(path, make_network(), NAMES)
+    (from_file, names), (from_bytes, same_names) = load_weights(path), parse_weights(path.read_bytes(), "anything")
+    assert names == same_names
+    for name, tensor in from_file.state_dict().items():
+        assert torch.equal(from_bytes.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("content", [b"noise", file_with({}), file_with(output__bias=None)])
+def test_a_message_about_bytes_has_the_name_and_the_remedy_that_were_given(content: bytes) -> None:
+    with pytest.raises(UserError, match=r"^the weights in v1: .+; name another$"):
+        parse_weights(content, "the weights in v1", "name another")
+
+
+def test_a_type_that_torch_has_not_is_refused(path: Path) -> None:
+    header = b'{"a":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(UserError, match="is no safetensors file"):
+        load_weights(path)
+
+
+def test_a_tensor_s_name_cannot_steer_the_terminal(path: Path) -> None:
+    path.write_bytes(save({**make_network().state_dict(), "\x1b[31m\n": torch.zeros(1)}, KEY_AND_NAMES))
+    with pytest.raises(UserError) as caught:
+        load_weights(path)
+    assert r"tensor '\x1b[31m\n': found torch.float32 (1,), expected nothing" in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def save_on_full_disk(path: Path) -> None:
