@@ -205,6 +205,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _centre_square(image: Image.Image) -> Image.Image:
     """Cut out, so that what is outside has no part in the resizing; half a pixel goes to the right or below."""
     side = min(image.size)
+    if image.size == (side, side):
+        return image  # crop would copy it
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side))
 
@@ -213,7 +215,9 @@ def _in_colour(image: Image.Image) -> Image.Image:
     """The image in mode RGB, or RGBA where parts of it may be transparent."""
     if image.mode[0] in "IF":
         return _from_deep_grey(image)
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+    # Of some palettes, such as those in ICNS files, Pillow fails to say.
+    mode = "RGBA" if image.mode == "P" or image.has_transparency_data else "RGB"
+    return image if image.mode == mode else image.convert(mode)  # which would copy it
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
@@ -229,7 +233,9 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     transparent = image.info.get("transparency")
     opacity = None if transparent is None else np.where(values == transparent, 0, 255).astype(np.uint8)
     values *= 255 / white
-    grey = Image.fromarray((values.clip(0, 255, out=values) + 0.5).astype(np.uint8))
+    values.clip(0, 255, out=values)
+    values += 0.5
+    grey = Image.fromarray(values.astype(np.uint8))
     if opacity is None:
         return grey.convert("RGB")
     grey.putalpha(Image.fromarray(opacity))
