@@ -14,6 +14,7 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+PATIENCE = 120_000  # milliseconds
 
 # The marks of Vega's drawings that stand for data, rather than for axes and legends.
 _COUNT_MARKS = """charts => charts.map(chart => [
@@ -28,6 +29,10 @@ class Look:
     page: Page
     requests: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+
+    def wait_until_drawn(self) -> None:
+        """Wait for the last chart: by an element, for the page's policy lets no words of ours be run as a script."""
+        self.page.locator("html[data-state=drawn]").wait_for(state="attached", timeout=PATIENCE)
 
     def count_marks(self, selector: str) -> list[int]:
         """How many marks that stand for data are drawn in each element found."""
@@ -70,6 +75,6 @@ def look_at(browser: Browser, path: Path, width: int = 1280, is_dark: bool = Fal
     page.on("console", lambda message: note_words(message.type, message.text))
     page.on("pageerror", lambda error: note_words("error", str(error)))
     page.goto(path.as_uri())
-    page.wait_for_function("document.documentElement.dataset.state === 'drawn'")
+    look.wait_until_drawn()
     yield look
     context.close()

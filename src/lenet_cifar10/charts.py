@@ -41,14 +41,21 @@ def draw_curves(
         for row in history
     ]
     values = {(point["epoch"], point["run"], point["part"]): point["value"] for point in points}
-    series = [(run, part) for run in histories for part in columns]
+    titles = {
+        (run, part): ", ".join(
+            [*([run] if is_compared else []), *([part] if len(columns) > 1 or not is_compared else [])]
+        )
+        for run in histories
+        for part in columns
+    }
     epochs = sorted({point["epoch"] for point in points})
     readings = [
-        {"epoch": epoch}
-        | {f"series{place}": _show(values.get((epoch, *key)), number) for place, key in enumerate(series)}
+        {
+            "epoch": epoch,
+            "tip": {"epoch": epoch} | {titles[key]: _show(values.get((epoch, *key)), number) for key in titles},
+        }
         for epoch in epochs[:: -(-len(epochs) // MOST_READINGS) or 1]
     ]
-    titles = [", ".join(key) if is_compared and len(columns) > 1 else key[0 if is_compared else 1] for key in series]
     axis = {"values": _ticks(last_epoch), "format": ",d", "grid": False}
     epoch = {
         "field": "epoch",
@@ -82,14 +89,11 @@ def draw_curves(
     reading = {
         "data": {"values": readings},
         "params": [{"name": "reading", "select": nearest}],
-        "mark": {"type": "rule", "style": "reading"},
+        # The nearest rule's datum is that of an invisible cell around it.
+        "mark": {"type": "rule", "style": "reading", "aria": False, "tooltip": {"expr": "(datum.datum || datum).tip"}},
         "encoding": {
             "x": epoch,
             "opacity": {"condition": {"param": "reading", "empty": False, "value": 1}, "value": 0},
-            "tooltip": [
-                {"field": "epoch", "type": "quantitative"},
-                *({"field": f"series{place}", "type": "nominal", "title": title} for place, title in enumerate(titles)),
-            ],
         },
     }
     return _chart(description, [reading, {"data": {"values": points}, "mark": line, "encoding": encoding}])

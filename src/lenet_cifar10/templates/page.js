@@ -3,7 +3,6 @@ async function drawAll() {
   const specs = JSON.parse(document.getElementById("specs").textContent);
   const places = [...document.querySelectorAll(".chart")];
   await Promise.all(places.map((place, index) => draw(place, specs[index])));
-  document.documentElement.dataset.state = "drawn";
 }
 
 // A page from a file may not fetch anything, itself included, but it may be loaded again.
@@ -28,4 +27,5 @@ document.addEventListener("DOMContentLoaded", async () => {
   await drawAll();
   const seconds = Number(document.documentElement.dataset.refresh);
   if (seconds > 0) keepLoading(seconds);
+  document.documentElement.dataset.state = "drawn";
 });
