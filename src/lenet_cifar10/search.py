@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any, TypeVar
 
 import matplotlib
@@ -65,10 +66,10 @@ class _Entry(BaseModel):
 class Range(_Entry):
     """Numbers from low to high, both included."""
 
-    low: int | float
-    high: int | float
-    log: bool = False
-    step: int | float | None = None
+    low: int | float = Field(description="a finite number")
+    high: int | float = Field(description="a finite number")
+    log: bool = Field(default=False, description="true or false")
+    step: int | float | None = Field(default=None, description="a finite number")
 
     @model_validator(mode="after")
     def _is_sound(self) -> "Range":
@@ -91,7 +92,7 @@ class Range(_Entry):
 class Choices(_Entry):
     """One of these values."""
 
-    choices: tuple[Scalar, ...] = Field(min_length=2, strict=False)
+    choices: tuple[Scalar, ...] = Field(min_length=2, strict=False, description="a list of two or more plain values")
 
     @model_validator(mode="after")
     def _are_different(self) -> "Choices":
@@ -138,7 +139,8 @@ def read_space(path: Path) -> Space:
             else:
                 ranges[key] = _parse(key, entry)
         except ValidationError as error:
-            mistakes += [f"{path}: {key}: {_explain(mistake)}" for mistake in error.errors(include_url=False)]
+            told = {_explain(mistake, entry): None for mistake in error.errors(include_url=False)}  # one a field
+            mistakes += [f"{path}: {key}: {line}" for line in told]
         except UserError as error:
             mistakes.append(str(error))
         except ValueError as error:
@@ -166,15 +168,16 @@ def _parse(key: str, entry: object) -> Range | Choices:
     return found
 
 
-def _explain(mistake: Any) -> str:
+def _explain(mistake: Any, entry: Any) -> str:
     if mistake["type"] == "value_error":
         return str(mistake["ctx"]["error"])
-    name = ".".join(str(part) for part in mistake["loc"][:1])
+    name = mistake["loc"][0]
     if mistake["type"] == "extra_forbidden":
         return f"unknown word {name}; a range has low, high, log and step, or choices alone"
     if mistake["type"] == "missing":
         return f"{name} is missing"
-    return f"{name}: found {mistake['input']!r}; {mistake['msg'].lower()}"
+    fields = Range.model_fields | Choices.model_fields
+    return f"{name}: found {short_repr(entry[name])}, expected {fields[name].description}"
 
 
 def check_space(space: Space, params: Params, source: str) -> None:
