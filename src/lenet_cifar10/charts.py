@@ -116,8 +116,9 @@ def draw_confusion(predictions: Table, names: Sequence[str], description: str) -
         for actual in names
         for predicted in names
     ]
+    labels = {"labelOverlap": len(names) > MOST_NUMBERED_CLASSES}
     place = {
-        axis: {"field": field, "type": "nominal", "sort": list(names), "title": field, "axis": settings}
+        axis: {"field": field, "type": "nominal", "sort": list(names), "title": field, "axis": labels | settings}
         for axis, field, settings in (("x", "predicted", {"labelAngle": -45}), ("y", "actual", {}))
     }
     # The root lets the few mistakes of a good network be told apart.
