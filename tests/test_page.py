@@ -198,6 +198,20 @@ def test_a_commit_has_what_the_workspace_had(pipeline: Project, monkeypatch: pyt
     assert sorted(workspace.pictures) == sorted(CAPTIONS)
 
 
+def test_a_project_may_lie_in_a_folder_of_its_repository(
+    pipeline: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(pipeline.folder / ".git")
+    outer = Project(tmp_path / "outer")
+    outer.folder.mkdir()
+    shutil.move(pipeline.folder, outer.folder / "inner")
+    outer.git("init", "--quiet")
+    outer.commit("both")
+    monkeypatch.chdir(outer.folder / "inner")
+    assert replace(read_run("HEAD"), name="workspace") == read_run("workspace")
+    assert read_run("HEAD").test != {}
+
+
 def test_parameters_are_those_that_a_run_had(pipeline: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline.change_params({"seed": 3})
     monkeypatch.chdir(pipeline.folder)

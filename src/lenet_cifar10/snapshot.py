@@ -5,12 +5,13 @@ import io
 import math
 import os
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
-from dvc.scm import RevError
+from dvc.scm import SCM, RevError
 
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.revisions import WORKSPACE, project_root
@@ -28,12 +29,15 @@ def read_files(places: Collection[str], revision: str = WORKSPACE) -> dict[str, 
     if revision == WORKSPACE:
         return {path: content for path in _list(root, places) if (content := _read(root / path)) is not None}
     try:
+        with closing(SCM(str(root))) as repository:  # whose folders DVC's reader counts from
+            folder = root.resolve().relative_to(Path(repository.root_dir).resolve())
         files = DVCFileSystem(str(root), rev=revision)
-        paths = [path for place in places if files.exists(place) for path in sorted(files.find(place))]
         contents = {}
-        for path in paths:
-            with files.open(path, mode="rb") as file:
-                contents[path.lstrip("/")] = file.read()
+        for place in places:
+            start = (folder / place).as_posix()
+            for path in sorted(files.find(start)) if files.exists(start) else []:
+                with files.open(path, mode="rb") as file:
+                    contents[Path(path.lstrip("/")).relative_to(folder).as_posix()] = file.read()
         return contents
     except RevError:
         raise UserError(f"{revision}: is no commit, branch, tag or experiment; see git log or dvc exp list") from None
