@@ -180,7 +180,7 @@ def test_without_dvc_lock_there_are_no_hashes_and_no_parameters_of_a_run(here: P
 def test_an_output_that_was_made_anew_after_it_was_read_is_found(here: Project) -> None:
     here.change_params({"train.epochs": 1})
     here.dvc("repro", "train")
-    assert revisions.read_lock().replaced == {WEIGHTS, "plots/history.csv"}
+    assert revisions.read_lock().replaced >= {WEIGHTS, "plots/history.csv"}
     assert revisions.read_lock("HEAD").replaced == frozenset()
 
 

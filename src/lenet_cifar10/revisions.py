@@ -30,7 +30,8 @@ class Lock:
     """What dvc.lock tells of a run.
 
     hashes: MD5s of the stages' outputs by their paths; params: the parameters that some stage ran with, by their dotted
-    keys (where to fetch the archive is none of them); replaced: outputs made anew after a later stage had read them.
+    keys (where to fetch the archive is none of them), of several values that of the first stage; replaced: outputs made
+    anew after a later stage had read them.
     """
 
     hashes: dict[str, str]
@@ -112,7 +113,7 @@ def read_lock(revision: str = WORKSPACE) -> Lock:
         return Lock({}, {}, frozenset())
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{describe('dvc.lock', revision)}: is damaged; restore it, or run dvc repro") from None
-    return Lock(hashes, dict(params), frozenset(path for path, md5 in inputs if hashes.get(path, md5) != md5))
+    return Lock(hashes, dict(reversed(params)), frozenset(path for path, md5 in inputs if hashes.get(path, md5) != md5))
 
 
 def read_hash(path: str, revision: str = WORKSPACE) -> str | None:

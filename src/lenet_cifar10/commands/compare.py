@@ -81,7 +81,7 @@ def _read_run(revision: str) -> Run:
     digest = md5(content, usedforsecurity=False).hexdigest()
     if lock.hashes.get(PREDICTIONS, digest) != digest:
         doubts.append(f"{place} is not the one in dvc.lock: changed by hand, or its run is not whole; run dvc repro")
-    if changed := [key for key, value in lock.params.items() if key in params and params[key] != value]:
+    if changed := [key for key, value in params.items() if lock.params.get(key, value) != value]:
         name = revisions.describe("params.yaml", revision)
         doubts.append(f"{name} was changed after the run ({', '.join(changed)}); run dvc repro")
     if replaced := [path for path in (WEIGHTS, TEST_IMAGES) if path in lock.replaced]:
