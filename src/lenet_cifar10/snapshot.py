@@ -11,6 +11,7 @@ from typing import Any
 
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
+from dvc.repo import Repo
 from dvc.scm import SCM, RevError
 
 from lenet_cifar10.errors import UserError
@@ -31,13 +32,14 @@ def read_files(places: Collection[str], revision: str = WORKSPACE) -> dict[str, 
     try:
         with closing(SCM(str(root))) as repository:  # whose folders DVC's reader counts from
             folder = root.resolve().relative_to(Path(repository.root_dir).resolve())
-        files = DVCFileSystem(str(root), rev=revision)
         contents = {}
-        for place in places:
-            start = (folder / place).as_posix()
-            for path in sorted(files.find(start)) if files.exists(start) else []:
-                with files.open(path, mode="rb") as file:
-                    contents[Path(path.lstrip("/")).relative_to(folder).as_posix()] = file.read()
+        with Repo.open(str(root), rev=revision, subrepos=True, uninitialized=True) as repo:
+            files = DVCFileSystem(repo, subrepos=True)
+            for place in places:
+                start = (folder / place).as_posix()
+                for path in sorted(files.find(start)) if files.exists(start) else []:
+                    with files.open(path, mode="rb") as file:
+                        contents[Path(path.lstrip("/")).relative_to(folder).as_posix()] = file.read()
         return contents
     except RevError:
         raise UserError(f"{revision}: is no commit, branch, tag or experiment; see git log or dvc exp list") from None
