@@ -201,7 +201,9 @@ not how far another seed would move it. The loss is the mean cross-entropy in na
 
 {_table(("Images", "Accuracy", "Interval", "Number", "Loss"), overall)}
 
-{_table(("Test images of", "Accuracy", "Interval", "Number", "Most often taken for"), by_class)}
+By class, on the test images:
+
+{_table(("Class", "Accuracy", "Interval", "Number", "Most often taken for"), by_class)}
 
 On the test images the mean confidence is {_percent(math.fsum(answer.confidence for answer in run.answers) / tests)}
 and the expected calibration error (Guo et al., 2017, 15 bins) {_percent(test["expected_calibration_error"])}."""
