@@ -164,6 +164,13 @@ def test_a_file_of_weights_needs_no_project_and_errors_go_to_their_own_stream(ph
     ]
 
 
+def test_it_works_with_standard_error_closed(photos: Path, weights: Path) -> None:
+    command = f"exec lenet-cifar10 predict photos --json --weights '{weights}' 2>&-"
+    done = subprocess.run(["sh", "-c", command], cwd=photos.parent, env=environment(), capture_output=True, check=False)
+    assert done.returncode == 0
+    assert len(json.loads(done.stdout)) == 3
+
+
 def test_a_log_has_the_plain_table(photos: Path, weights: Path) -> None:
     done = run_apart(photos.parent, "photos/0.png", "photos/1.png", "--weights", weights, "--top", "9")
     assert (done.returncode, done.stderr) == (0, "")

@@ -12,6 +12,7 @@ values exceeds.
 import os
 import re
 import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,11 +170,10 @@ def _check_file(path: Path, name: str) -> None:
 @contextmanager
 def _silent_libraries() -> Iterator[None]:
     """libtiff prints its complaints itself, several for a file; the one line that counts is the caller's."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # nobody listens: standard error is closed
+    if sys.__stderr__ is None:  # it was closed at the start, so its number is another file's by now
         yield
         return
+    kept = os.dup(2)
     try:
         os.dup2(_nowhere(), 2)
         yield
