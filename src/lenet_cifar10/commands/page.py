@@ -118,6 +118,8 @@ def _read(revision: str) -> "Run":
     params = read_params(revision)
     files = read_files((TRAIN, HISTORY, TEST, PREDICTIONS, CALIBRATION, PICTURES), revision)
     is_trained = TRAIN in files
+    if is_trained and (ran := read_run_params(revision)):  # params.yaml, whose order is kept, may have changed since
+        params = {name: ran[name] for name in params if name in ran} | ran
     is_scored = is_trained and TEST in files and not find_replaced(revision)
 
     def table(path: str, numbers: tuple[str, ...], words: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -125,7 +127,7 @@ def _read(revision: str) -> "Run":
 
     return Run(
         name=revision,
-        params=(read_run_params(revision) if is_trained else {}) or params,  # params.yaml may have changed since
+        params=params,
         history=table(HISTORY, CURVES),
         is_trained=is_trained,
         test=_read_figures(files[TEST], describe(TEST, revision)) if is_scored else {},
