@@ -42,9 +42,7 @@ def draw_curves(
     ]
     values = {(point["epoch"], point["run"], point["part"]): point["value"] for point in points}
     titles = {
-        (run, part): ", ".join(
-            [*([run] if is_compared else []), *([part] if len(columns) > 1 or not is_compared else [])]
-        )
+        (run, part): part if not is_compared else run if len(columns) == 1 else f"{run}, {part}"
         for run in histories
         for part in columns
     }
