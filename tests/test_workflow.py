@@ -164,14 +164,8 @@ def test_a_repeated_experiment_restores_train_instead_of_running_it(pipeline: Pr
     pipeline.dvc("exp", "remove", "again")
     second = pipeline.dvc(*run)
     assert stages_run(second) == []
-    assert re.findall(r"Stage '(\w+)' is cached - skipping run, checking out outputs", second) == [
-        "download",
-        "prepare",
-        "train",
-        "evaluate",
-        "figures",
-        "card",
-    ]
+    cached = re.findall(r"Stage '(\w+)' is cached - skipping run, checking out outputs", second)
+    assert cached == ["train", "evaluate", "figures", "card"]
 
 
 def test_a_queued_experiment_runs_the_code_it_was_queued_with(pipeline: Project) -> None:
