@@ -111,6 +111,17 @@ def test_the_digest_is_of_all_that_decides_the_result_and_of_nothing_else(bare_p
     assert len(found) == 7
 
 
+def test_other_parameters_are_as_if_they_had_been_given(bare_project: Project) -> None:
+    start = experiments.configure(bare_project.folder, ["train.epochs=3", "train.epochs=4"])
+    values = {"train.learning_rate": 1e-05, "train.epochs": 5, "model.dropout": 0, "train.schedule": "cosine"}
+    found = start.having(values)
+    assert found == experiments.configure(bare_project.folder, found.overrides)
+    assert found.params.train.epochs == 5
+    assert found.digest != start.digest
+    with pytest.raises(UserError, match=r"model\.dropout: found 1, expected a number from 0, below 1"):
+        start.having({"model.dropout": 1})
+
+
 def test_an_experiment_runs_once_and_from_a_changed_workspace_which_stays_as_it_is(pipeline: Project) -> None:
     pipeline.change_params({"augment.scale": 0.25})
     (pipeline.folder / "README.md").write_text("being written\n")

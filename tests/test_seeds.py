@@ -150,4 +150,4 @@ def test_a_mistake_is_told_before_anything_runs(bare_project: Project, words: li
     assert result.text.startswith("error: ")
     assert told in result.text
     assert len(result.text.splitlines()) == 1
-    assert not (bare_project.folder / ".resume").exists()
+    assert not list((bare_project.folder / ".resume").glob("**/*.log"))

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -202,10 +203,12 @@ def test_a_mistake_ends_the_worker_and_gives_the_trial_back(new_search: Callable
 
 def test_several_workers_share_the_trials_without_one_too_many(new_search: Callable[..., Search]) -> None:
     ran: list[int] = []
+    suggested: list[str] = []
     barrier = threading.Barrier(5)
 
     def evaluate(values: dict[str, Any], trial: Trial) -> float:
         ran.append(trial.number)
+        suggested.append(str(values))
         return score(values, trial)
 
     def work() -> None:
@@ -220,6 +223,7 @@ def test_several_workers_share_the_trials_without_one_too_many(new_search: Calla
         worker.join()
     assert len(ran) == len(set(ran)) == 12
     assert sorted(ran) == [trial.number for trial in new_search(12).finished()]
+    assert len(set(suggested)) == 12
 
 
 def test_a_dead_worker_s_trial_is_taken_up_again_twice_and_then_given_up(new_search: Callable[..., Search]) -> None:
@@ -258,6 +262,15 @@ def test_a_long_trial_is_not_taken_for_dead(new_search: Callable[..., Search]) -
     for worker in workers:
         worker.join()
     assert runs == [0]
+
+
+def test_a_database_of_another_optuna_is_told(new_search: Callable[..., Search], tmp_path: Path) -> None:
+    finish(new_search(1))
+    with sqlite3.connect(tmp_path / "study.sqlite3") as connection:
+        connection.execute("UPDATE version_info SET schema_version = 1")
+        connection.execute("UPDATE alembic_version SET version_num = 'v9.9.9.a'")
+    with pytest.raises(UserError, match="another version of Optuna made it"):
+        new_search(1)
 
 
 @pytest.mark.parametrize(
@@ -402,7 +415,9 @@ def test_a_stopped_sweep_says_how_to_go_on(pipeline: Project, number: signal.Sig
 
 def test_two_commands_at_once_run_every_trial_once(pipeline: Project) -> None:
     choose(pipeline, "train.learning_rate: {low: 0.05, high: 0.06}\ntrain.epochs: 1\n")
-    commands = [start(pipeline, "--trials", "3") for _ in range(2)]
+    pipeline.change_params({"augment.scale": 0.25})  # the starts of experiments put it aside and back
+    before = pipeline.read("params.yaml")
+    commands = [start(pipeline, "--trials", "3", "--workers", workers) for workers in ("1", "2")]
     texts = [command.communicate(timeout=240)[0] for command in commands]
     assert [command.returncode for command in commands] == [0, 0], texts
     ran = [re.findall(r"\ntrial (\d): validation accuracy", text) for text in texts]
@@ -411,6 +426,7 @@ def test_two_commands_at_once_run_every_trial_once(pipeline: Project) -> None:
     assert len(pipeline.dvc("exp", "list", "--name-only").split()) == 3
     tables = [text[text.index("Best trials") :] for text in texts]
     assert tables[0] == tables[1]
+    assert pipeline.read("params.yaml") == before
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -32,9 +32,9 @@ from lenet_cifar10.params import Params
 
 FOLDER = Path(".resume/experiments")  # logs and locks; Git and DVC ignore it
 
+_START_LOCK = FOLDER / "start.lock"
 _LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0  # for a stage's and DVC's own clean-up
-_DIGEST_DIGITS = 8
 _STARTED = "Reproducing experiment"  # DVC's line once the copy is made and the workspace is the user's again
 
 
@@ -86,36 +86,65 @@ def answering_signals() -> Iterator[Stop]:
 
 @dataclass(frozen=True)
 class Configuration:
-    """Checked parameters, the overrides that made them from params.yaml, and a digest of all that decides the result.
+    """The project as it was when it was looked at, and its checked parameters.
 
-    `without` are the parameters that the digest leaves out.
+    `state` is a hash of the commit, dvc.yaml and the code files that it names; `overrides` made the parameters from
+    params.yaml; `without` are the parameters that the digest leaves out.
     """
 
+    state: str
     overrides: tuple[str, ...]
     params: Params
-    digest: str
     without: frozenset[str]
 
-    def adding(self, *overrides: str) -> "Configuration":
-        """The same one with overrides of parameters that the digest leaves out."""
-        return replace(self, overrides=(*self.overrides, *overrides))
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of all that decides the result; of data.urls not, for a mirror changes nothing."""
+        left_out = self.without | {"data.urls"}
+        kept = {name: value for name, value in _flatten(self.params).items() if name not in left_out}
+        return _digest([self.state, kept])[:8]
+
+    def having(self, values: Mapping[str, Any]) -> "Configuration":
+        """The same project with other parameters, by their dotted keys.
+
+        Raises:
+            UserError: one line for each that is wrong, alone or beside the others.
+        """
+        changed = self.params.model_dump()
+        for key, value in values.items():
+            *sections, name = key.split(".")
+            section = changed
+            for part in sections:
+                section = section[part]
+            section[name] = value
+        settings = tuple(override_of(key, value) for key, value in values.items())
+        params = Params.check(changed, "params.yaml -S " + " -S ".join(settings))
+        return replace(self, overrides=self.overrides + settings, params=params)
 
 
-def configure(root: Path, overrides: Sequence[str] = (), without: Sequence[str] = ()) -> Configuration:
+def configure(
+    root: Path, overrides: Sequence[str] = (), without: Sequence[str] = (), stop: Stop | None = None
+) -> Configuration:
     """The configuration of the project at `root`, as it is in the workspace, with overrides such as train.epochs=5.
-
-    The digest is of the commit, dvc.yaml, the code files that it names and the parameters, but for `without` and
-    data.urls: a mirror does not change the result.
 
     Raises:
         UserError: an override or a parameter is wrong, or the project has no commit.
+        StoppedError: a signal came while another process was starting an experiment.
     """
+    for override in overrides:
+        key_of(override)
+    with _holding(root / _START_LOCK, stop or Stop()):
+        return _look_at(root, overrides, without)
+
+
+def _look_at(root: Path, overrides: Sequence[str], without: Iterable[str]) -> Configuration:
     params = _resolve(root, overrides)
-    left_out = frozenset(without)
-    kept = {name: value for name, value in _flatten(params).items() if name not in left_out | {"data.urls"}}
-    parts = {"commit": _commit(root), "code": _hash_code(root), "params": kept}
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_DIGEST_DIGITS]
-    return Configuration(tuple(overrides), params, digest, left_out)
+    return Configuration(_digest([_commit(root), _hash_code(root)]), tuple(overrides), params, frozenset(without))
+
+
+def override_of(key: str, value: Any) -> str:
+    """KEY=VALUE, as DVC reads it, for a plain value."""
+    return f"{key}={json.dumps(value)}"
 
 
 def leaf_types(section: type[BaseModel] = Params, prefix: str = "") -> dict[str, Any]:
@@ -206,9 +235,8 @@ def _start(
     While it does so it changes params.yaml in the workspace and puts what is changed there aside, so there is one such
     start at a time.
     """
-    with _holding(root / FOLDER / "start.lock", stop):
-        now = configure(root, configuration.overrides, tuple(configuration.without))
-        if now.digest != configuration.digest:
+    with _holding(root / _START_LOCK, stop):
+        if _look_at(root, configuration.overrides, configuration.without).digest != configuration.digest:
             raise UserError(
                 f"{root}: its commit, code or params.yaml is not what it was at the start, so {name} would be of "
                 "another configuration; put it back, or give the command again for the new one"
@@ -283,8 +311,6 @@ def _resolve(root: Path, overrides: Sequence[str]) -> Params:
     """params.yaml with the overrides, by DVC's own hand, checked as a stage would."""
     from dvc.utils.hydra import apply_overrides  # here, for importing DVC takes half a second
 
-    for override in overrides:
-        key_of(override)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "params.yaml"
         try:
@@ -308,6 +334,10 @@ def _flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:
         else:
             values[f"{prefix}{name}"] = value
     return values
+
+
+def _digest(parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _hash_code(root: Path) -> dict[str, str | None]:

@@ -222,23 +222,33 @@ def open_storage(url: str, grace_seconds: int) -> RDBStorage:
         UserError: the URL is none, or its database does not answer.
     """
     try:
-        shown = make_url(url).render_as_string(hide_password=True)
         is_sqlite = make_url(url).get_backend_name() == "sqlite"
     except SQLAlchemyError:
         raise UserError("--study: is no URL of a database, such as sqlite:///sweep.sqlite3") from None
     options = {"connect_args": {"timeout": _PATIENCE_SECONDS}} if is_sqlite else {"pool_pre_ping": True}
     try:
-        return _patiently(
-            lambda: RDBStorage(
-                url,
-                engine_kwargs=options,
-                heartbeat_interval=max(1, grace_seconds // _HEARTBEATS_PER_GRACE),
-                grace_period=grace_seconds,
-                heartbeat_stale_trial_callback=_retry_after_death,
-            ),
-            tries=5,
-        )
-    except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:
+        with answering_database_errors(url):
+            return _patiently(
+                lambda: RDBStorage(
+                    url,
+                    engine_kwargs=options,
+                    heartbeat_interval=max(1, grace_seconds // _HEARTBEATS_PER_GRACE),
+                    grace_period=grace_seconds,
+                    heartbeat_stale_trial_callback=_retry_after_death,
+                ),
+                tries=5,
+            )
+    except RuntimeError as error:
+        raise UserError(f"--study: another version of Optuna made it ({error}); name a new database") from None
+
+
+@contextmanager
+def answering_database_errors(url: str) -> Iterator[None]:
+    """A database that cannot be used, or no more, in the block is told in one line, without its password."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
+        shown = make_url(url).render_as_string(hide_password=True)
         reason = " ".join(str(error.__cause__ or error).split())[:200]
         raise UserError(f"{shown}: cannot be used ({reason}); see that the database runs and may be written") from None
 
@@ -283,16 +293,16 @@ class Search:
         """The next trial, which is now this worker's; None where others run all that are left.
 
         With one worker the trials are the same each time, also after a stop: the sampler's seed is the number of
-        trials before this one.
+        trials before this one. Workers that ask at the same moment get different ones.
         """
         self._find_dead()
-        taken = [trial for trial in self.counted() if trial.state != TrialState.WAITING]
-        if len(taken) >= self.trials:
+        if sum(trial.state != TrialState.WAITING for trial in self.counted()) >= self.trials:
             return None
-        self.study.sampler = TPESampler(seed=len(taken), constant_liar=True)
         trial = _patiently(self.study.ask)
         _patiently(lambda: self.storage.record_heartbeat(trial._trial_id))
-        if sum(other.number < trial.number for other in self.counted()) < self.trials:
+        before = sum(other.number < trial.number for other in self.counted())
+        if before < self.trials:
+            self.study.sampler = TPESampler(seed=before, constant_liar=True)  # draws when values are suggested
             return trial
         trial.set_user_attr("is_surplus", True)  # another worker asked at the same moment
         self.study.tell(trial, state=TrialState.FAIL)

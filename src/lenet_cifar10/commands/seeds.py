@@ -124,7 +124,7 @@ def _run(root: Path, runs: Runs, seed: int, stop: Any, say: Callable[[str], None
 
     name = runs.name(seed)
     try:
-        experiments.run(root, runs.configuration.adding(f"seed={seed}"), name, stop, say)
+        experiments.run(root, runs.configuration.having({"seed": seed}), name, stop, say)
         runs.figures[seed] = _read_figures(name)
     except experiments.FailedError as error:
         runs.failures[seed] = str(error)

@@ -71,17 +71,19 @@ def sweep(
     search.check_space(space, configuration.params, str(file))
     if study is None:
         (root / DATABASE).parent.mkdir(exist_ok=True)
-    storage = search.open_storage(study or f"sqlite:///{root / DATABASE}", grace)
-    found = search.Search(storage, f"sweep-{space.digest_of(configuration.digest)}", space, trials)
+    url = study or f"sqlite:///{root / DATABASE}"
+    storage = search.open_storage(url, grace)
     say: Callable[[str], None] = _say_aside if as_json else terminal.say
-    say(f"study {found.name}: {len(found.finished())} of {trials} trials are finished")
-    with experiments.answering_signals() as stop:
-        try:
-            _work(root, configuration, found, workers, stop, say, as_json)
-        except experiments.StoppedError:
-            say(f"stopped: {len(found.finished())} finished trials are kept; give the same command again to go on")
-            raise typer.Exit(stop.status) from None
-    _report(root, found, say, as_json)
+    with search.answering_database_errors(url):
+        found = search.Search(storage, f"sweep-{space.digest_of(configuration.digest)}", space, trials)
+        say(f"study {found.name}: {len(found.finished())} of {trials} trials are finished")
+        with experiments.answering_signals() as stop:
+            try:
+                _work(root, configuration, found, workers, stop, say, as_json)
+            except experiments.StoppedError:
+                say(f"stopped: {len(found.finished())} finished trials are kept; give the same command again to go on")
+                raise typer.Exit(stop.status) from None
+        _report(root, found, say, as_json)
 
 
 def _join(set_param: list[str], fixed: dict[str, Any], searched: list[str], source: str) -> list[str]:
@@ -91,11 +93,7 @@ def _join(set_param: list[str], fixed: dict[str, Any], searched: list[str], sour
     for override in set_param:
         if (key := experiments.key_of(override)) in [*fixed, *searched]:
             raise UserError(f"-S {override}: {source} has {key} too; leave one of the two out")
-    return [*(_override(key, value) for key, value in fixed.items()), *set_param]
-
-
-def _override(key: str, value: Any) -> str:
-    return f"{key}={json.dumps(value)}"
+    return [*(experiments.override_of(key, value) for key, value in fixed.items()), *set_param]
 
 
 def _work(
@@ -111,10 +109,9 @@ def _work(
     from lenet_cifar10 import experiments, revisions, search
 
     def evaluate(values: dict[str, Any], trial: "Trial") -> float:
-        settings = [_override(key, value) for key, value in values.items()]
         try:
-            chosen = experiments.configure(root, [*configuration.overrides, *settings])
-        except UserError as error:  # values that each are right, but not together
+            chosen = configuration.having(values)
+        except UserError as error:  # each is right, but not beside the others
             raise experiments.FailedError(str(error)) from None
         name = f"{found.name}-{chosen.digest}"
         trial.set_user_attr("experiment", name)
@@ -129,7 +126,9 @@ def _work(
         def report(number: int) -> None:
             with lock:
                 finished = found.finished()
-                say(_line(next(trial for trial in finished if trial.number == number), finished))
+                for trial in finished:
+                    if trial.number == number:  # and not taken over by another worker
+                        say(_line(trial, finished))
                 if bar and task is not None:
                     bar.update(task, completed=len(finished))
 
@@ -169,7 +168,7 @@ def _shown(value: object) -> str:
 
 def _report(root: Path, found: "Search", say: Callable[[str], None], as_json: bool) -> None:
     """The best trials, how to apply the best, what mattered, as tables or JSON and as pictures."""
-    from lenet_cifar10 import search
+    from lenet_cifar10 import experiments, search
 
     finished = found.finished()
     best = search.rank(finished, SHOWN_TRIALS)
@@ -198,7 +197,10 @@ def _report(root: Path, found: "Search", say: Callable[[str], None], as_json: bo
     else:
         say(f"importance: too few trials, it takes {search.FEWEST_FOR_IMPORTANCE} that complete")
     say(f"pictures: {', '.join(sorted(str(path) for path in folder.glob('*.png')))}")
-    say(f"apply the best: dvc exp apply {best[0].user_attrs['experiment']}")
+    name = best[0].user_attrs["experiment"]
+    if name not in experiments.existing(root):
+        say(f"{name} is in another clone: run dvc exp push there and dvc exp pull here, each with origin {name}")
+    say(f"apply the best: dvc exp apply {name}")
 
 
 def _as_json(found: "Search", finished: "list[FrozenTrial]", shares: dict[str, float] | None) -> dict[str, Any]:
