@@ -44,7 +44,8 @@ Value = TypeVar("Value")
 
 SEARCHED_SECTIONS = ("augment", "model", "train")
 MOST_DEATHS = 2  # of a trial's workers, after which it is given up
-FEWEST_FOR_IMPORTANCE = 10  # completed trials
+FEWEST_FOR_IMPORTANCE = 20  # completed trials; of fewer the good ones are too few to tell anything
+_GOOD_SHARE = 0.25  # of the trials, in importance
 _HEARTBEATS_PER_GRACE = 4
 _LOOK_SECONDS = 1.0
 _PATIENCE_SECONDS = 60  # for a database that another worker holds
@@ -403,13 +404,13 @@ def rank(trials: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:
 
 
 def importance(study: optuna.Study, completed: int) -> dict[str, float] | None:
-    """The share of each parameter in what tells good trials from others, adding up to 1, largest first.
+    """The share of each parameter in what tells the best quarter of the trials, adding up to 1, largest first.
 
     By PED-ANOVA (S. Watanabe et al., 2023). None where there are too few completed trials to say anything.
     """
     if completed < FEWEST_FOR_IMPORTANCE:
         return None
-    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=_GOOD_SHARE))
 
 
 def draw_history(trials: Sequence[FrozenTrial], measure: str) -> Figure:
@@ -433,7 +434,7 @@ def draw_importance(shares: Mapping[str, float]) -> Figure:
     bars = axes.barh(list(shares), list(shares.values()), color=_COLOUR)
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
-    axes.set(xlabel="Importance (PED-ANOVA)", xlim=(0, 1.1), title="What tells good trials from others")
+    axes.set(xlabel="Importance (PED-ANOVA)", xlim=(0, 1.1), title="What tells the best quarter of the trials")
     return figure
 
 

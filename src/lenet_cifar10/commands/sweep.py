@@ -158,12 +158,17 @@ def _line(trial: "FrozenTrial", finished: "list[FrozenTrial]") -> str:
     return f"trial {trial.number}: {told}; {_values(trial)}"
 
 
+def _name(trial: "FrozenTrial") -> str:
+    """The experiment of a completed trial."""
+    return trial.user_attrs["experiment"]
+
+
 def _values(trial: "FrozenTrial") -> str:
     return ", ".join(f"{key}={_shown(value)}" for key, value in trial.params.items())
 
 
 def _shown(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _report(root: Path, found: "Search", say: Callable[[str], None], as_json: bool) -> None:
@@ -184,11 +189,14 @@ def _report(root: Path, found: "Search", say: Callable[[str], None], as_json: bo
     if as_json:
         typer.echo(json.dumps(_as_json(found, finished, shares), indent=2))
         return
-    searched = list(found.space.ranges)
-    table = terminal.table(f"Best trials of {found.name}", "experiment", "trial", "validation accuracy", *searched)
-    for trial in best:
-        values = [_shown(trial.params[key]) for key in searched]
-        table.add_row(trial.user_attrs["experiment"], str(trial.number), f"{trial.value:.4f}", *values)
+    # A column a trial: there may be many parameters. The names of the experiments differ in their ends alone.
+    table = terminal.table(f"Best trials of {found.name}", "", *(f"trial {trial.number}" for trial in best))
+    table.add_row("validation accuracy", *(terminal.show_figure(trial.value) for trial in best))
+    table.add_row(
+        f"{found.name}-...", *(_name(trial).removeprefix(f"{found.name}-") for trial in best), end_section=True
+    )
+    for key in found.space.ranges:
+        table.add_row(key, *(_shown(trial.params[key]) for trial in best))
     terminal.console.print(table)
     if failed:
         say(f"{len(failed)} of {len(finished)} trials failed; {DATABASE.parent}/experiments/ has their output")
@@ -197,9 +205,10 @@ def _report(root: Path, found: "Search", say: Callable[[str], None], as_json: bo
     else:
         say(f"importance: too few trials, it takes {search.FEWEST_FOR_IMPORTANCE} that complete")
     say(f"pictures: {', '.join(sorted(str(path) for path in folder.glob('*.png')))}")
-    name = best[0].user_attrs["experiment"]
+    name = _name(best[0])
     if name not in experiments.existing(root):
-        say(f"{name} is in another clone: run dvc exp push there and dvc exp pull here, each with origin {name}")
+        ways = f"there dvc exp push origin {name}, here dvc exp pull origin {name}"
+        say(f"{name} is not here: it was removed, or run in another clone ({ways})")
     say(f"apply the best: dvc exp apply {name}")
 
 
@@ -208,7 +217,7 @@ def _as_json(found: "Search", finished: "list[FrozenTrial]", shares: dict[str, f
 
     return {
         "study": found.name,
-        "best": search.rank(finished, 1)[0].user_attrs["experiment"],
+        "best": _name(search.rank(finished, 1)[0]),
         "trials": [
             {
                 "trial": trial.number,
