@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lenet_cifar10.errors import UserError
-from lenet_cifar10.results import COUNTS, FRACTIONS, NUMBERS, read_table
+from lenet_cifar10.results import COUNTS, FRACTIONS, NUMBERS, ClassCount, count_right, read_table
 
 
 def test_a_class_called_none_is_read_as_a_name(tmp_path: Path) -> None:
@@ -44,3 +44,13 @@ def test_numbers_are_read_as_numbers(tmp_path: Path) -> None:
     path.write_text("epoch,loss\n1,0.5\n2,1e-3\n")
     table = read_table(path, {"epoch": COUNTS, "loss": NUMBERS})
     assert (table["epoch"].tolist(), table["loss"].tolist()) == ([1, 2], [0.5, 0.001])
+
+
+def test_right_answers_are_counted_by_the_actual_class() -> None:
+    pairs = [("cat", "cat"), ("dog", "cat"), ("cat", "dog"), ("cat", "cat")]
+    assert count_right(pairs, ["dog", "cat", "bird"]) == [
+        ClassCount("dog", 1, 0),
+        ClassCount("cat", 3, 2),
+        ClassCount("bird", 0, 0),
+    ]
+    assert count_right(iter(pairs), ["cat"]) == [ClassCount("cat", 3, 2)]

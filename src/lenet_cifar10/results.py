@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,25 @@ class Range:
 
     low: float = -math.inf
     high: float = math.inf
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a network said of a test image: the names of two classes, and the probability of the predicted one."""
+
+    index: int
+    actual: str
+    predicted: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """Of `count` images of a class, `right` were recognized."""
+
+    name: str
+    count: int
+    right: int
 
 
 NUMBERS, FRACTIONS, COUNTS = Range(), Range(0, 1), Range(1)
@@ -83,3 +103,10 @@ def read_values(path: Path, numbers: Mapping[str, Range]) -> dict[str, Any]:
                 f"lenet-cifar10 verify says how to repair it"
             )
     return values
+
+
+def count_right(pairs: Iterable[tuple[str, str]], names: Iterable[str]) -> list[ClassCount]:
+    """Count (actual class, predicted class) by the actual class, in the order of the names; one may have no images."""
+    counts = Counter(pairs)
+    totals = Counter(actual for actual, _ in counts.elements())
+    return [ClassCount(name, totals[name], counts[name, name]) for name in names]
