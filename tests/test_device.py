@@ -79,8 +79,10 @@ def test_a_device_that_is_there_is_chosen(see_gpus: SeeGpus, name: str, cuda: in
 )
 def test_a_device_that_is_not_there_is_refused(see_gpus: SeeGpus, name: str, cuda: int, message: str) -> None:
     see_gpus(cuda)
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"^params.yaml: {message}"):
         device.choose(name)
+    with pytest.raises(UserError, match=f"^--{message}"):
+        device.choose(name, setting="--device")
 
 
 @pytest.mark.usefixtures("settings_restored")

@@ -18,14 +18,19 @@ def raising(error: BaseException) -> Callable[[], None]:
     return main
 
 
-def run_as_program(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
+def run_as_program(folder: Path, body: str, **variables: str) -> subprocess.CompletedProcess[str]:
     program = folder / "program.py"
     program.write_text(
         f"from lenet_cifar10 import errors\ndef main():\n    {body}\nerrors.run(main)\n", encoding="utf-8"
     )
     source = str(Path(errors.__file__).parent.parent)
     return subprocess.run(
-        [sys.executable, program], cwd=folder, env={"PYTHONPATH": source}, capture_output=True, text=True, check=False
+        [sys.executable, program],
+        cwd=folder,
+        env={"PYTHONPATH": source} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -37,6 +42,22 @@ def test_a_good_end_is_exit_status_0_and_silence(tmp_path: Path) -> None:
 def test_each_line_of_a_user_error_is_prefixed_and_the_exit_status_is_1(tmp_path: Path) -> None:
     ended = run_as_program(tmp_path, r"raise errors.UserError('one\ntwo')")
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "error: one\nerror: two\n")
+
+
+@pytest.mark.parametrize("output", ["print", "from lenet_cifar10.terminal import say; say"])
+def test_signs_that_the_output_s_encoding_lacks_are_written_as_escapes(tmp_path: Path, output: str) -> None:
+    body = output + "('café 🐱'); raise errors.UserError('é')"
+    ended = run_as_program(tmp_path, body, PYTHONIOENCODING="ascii")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "caf\\xe9 \\U0001f431\n", "error: \\xe9\n")
+
+
+def test_a_standard_output_that_was_closed_is_no_failure(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("from lenet_cifar10 import errors\nerrors.run(lambda: None)\n")
+    command = f"exec '{sys.executable}' '{program}' >&-"
+    source = str(Path(errors.__file__).parent.parent)
+    ended = subprocess.run(["sh", "-c", command], env={"PYTHONPATH": source}, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_a_programming_error_keeps_its_traceback(tmp_path: Path) -> None:

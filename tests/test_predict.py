@@ -56,9 +56,11 @@ def run_apart(folder: Path, *words: str | Path) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture(autouse=True)
-def torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What makes torch repeatable holds for the whole process, so other tests would have it too."""
-    monkeypatch.setattr(device, "make_repeatable", lambda threads: None)
+def threads_set(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The calls that would make torch repeatable: that holds for the whole process, so other tests would have it."""
+    calls: list[int] = []
+    monkeypatch.setattr(device, "make_repeatable", calls.append)
+    return calls
 
 
 @pytest.fixture
@@ -190,6 +192,11 @@ def test_without_a_single_image_there_is_no_table_and_an_empty_list(photos: Path
     assert (outcome.status, json.loads(outcome.text), len(outcome.mistakes)) == (1, [], 2)
 
 
+def test_torch_is_made_repeatable_with_one_thread(photos: Path, weights: Path, threads_set: list[int]) -> None:
+    assert call(photos, "--weights", weights).status == 0
+    assert threads_set == [1]
+
+
 def test_files_keep_the_order_in_which_they_are_named(photos: Path, weights: Path) -> None:
     words = ("photos/2.png", "photos/[01].png", "photos/2.png", "photos")
     files = call(*words, "--weights", weights, "--json").files
@@ -228,6 +235,15 @@ def test_names_of_any_bytes_break_neither_table_nor_json(photos: Path, weights: 
     )
     shown = run_apart(photos.parent, "photos", "--weights", weights).stdout
     assert "photos/a b\\n\\x1b[31m[red]:cat:'\"é\\udcff.png │" in shown
+
+
+def test_signs_that_the_output_cannot_hold_are_escaped_and_none_is_drawn_as_an_emoji(photos: Path) -> None:
+    save_weights(Path(":dog:"), LeNet(ModelSection(dropout=0.5, first_layer="learned"), 2), (":cat:", "éléphant"))
+    (photos / "0.png").rename("é:cat:.png")
+    command = ["lenet-cifar10", "predict", "é:cat:.png", "--weights", ":dog:"]
+    printed = subprocess.run(command, env=environment(PYTHONIOENCODING="ascii"), capture_output=True, check=True).stdout
+    for words in ("Predictions of :dog:", "\\xe9:cat:.png", ":cat: 0.", "\\xe9l\\xe9phant 0."):
+        assert words.encode() in printed
 
 
 @pytest.mark.parametrize(

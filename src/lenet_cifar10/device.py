@@ -14,10 +14,10 @@ from lenet_cifar10.errors import UserError
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
-def choose(name: str) -> torch.device:
+def choose(name: str, setting: str = "params.yaml: device") -> torch.device:
     """The device called `name`: auto, cpu, cuda, cuda:N or mps.
 
-    auto is the first GPU where there is one, else the CPU.
+    auto is the first GPU where there is one, else the CPU. Messages say that `setting` asked for it.
 
     Raises:
         UserError: the device is not there; it is refused, not replaced. Or a launcher started several processes.
@@ -35,10 +35,10 @@ def choose(name: str) -> torch.device:
         index = device.index or 0
         if index >= count:
             present = f"only {count} such GPUs" if count else "no such GPU"
-            raise UserError(f"params.yaml: device: found {name}, but torch sees {present} here; use auto or cpu")
+            raise UserError(f"{setting}: found {name}, but torch sees {present} here; use auto or cpu")
         return torch.device("cuda", index)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError("params.yaml: device: found mps, but torch sees no such GPU here; use auto or cpu")
+        raise UserError(f"{setting}: found mps, but torch sees no such GPU here; use auto or cpu")
     return device
 
 
@@ -86,7 +86,7 @@ def keep_freed_memory() -> None:
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """What decides the bits of a result beside the code, the data and the parameters."""
+    """What decides the bits of training beside the code, the data and the parameters."""
     return {
         "device": device.type,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 
 
 class UserError(Exception):
@@ -13,7 +14,12 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; turn what the user can mend into lines on standard error and exit status 1."""
+    """Call `main`; turn what the user can mend into lines on standard error and exit status 1.
+
+    What standard output's encoding lacks is written there as escapes, as Python does on standard error.
+    """
+    if isinstance(sys.stdout, TextIOWrapper):  # it is None where it was closed at the start
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except UserError as error:

@@ -14,7 +14,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-console = Console(highlight=False, markup=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def say(line: str) -> None:

@@ -4,11 +4,11 @@ import json
 import re
 import stat
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
 from lenet_cifar10 import pictures, terminal
 from lenet_cifar10.errors import UserError
@@ -26,6 +26,15 @@ WEIGHTS = "data/model/lenet.safetensors"
 MOST_WEIGHTS_BYTES = 2**24  # several times what this network can have
 DEVICES = re.compile(r"auto|cpu|cuda(:\d{1,2})?|mps")
 THREADS = 1  # reading the pictures takes far longer than the network does
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network and the names of its classes; messages call its weights `name`."""
+
+    name: str
+    network: "LeNet"
+    class_names: Sequence[str]
 
 
 def predict(
@@ -65,52 +74,37 @@ def predict(
         raise typer.BadParameter("both say which weights to take; give one of them", param_hint="--rev and --weights")
     if not DEVICES.fullmatch(device):
         raise typer.BadParameter(f"found {device}, expected auto, cpu, cuda, cuda:N or mps", param_hint="--device")
-    import numpy as np  # here, for importing these takes seconds
-    import torch
+    from lenet_cifar10 import device as devices  # here, for importing torch takes seconds
 
-    from lenet_cifar10 import evaluation
-
-    name, network, class_names = _load_weights(revision, weights)
-    chosen = _choose_device(device)
-    network = network.to(chosen).to(memory_format=torch.channels_last)
+    classifier = _load_weights(revision, weights)
+    chosen = devices.choose(device, setting="--device")
+    devices.make_repeatable(THREADS)
     paths, mistakes = _find(files)
-    rows: list[dict[str, Any]] = []
     with terminal.steps_bar() as bar:
         bar.disable |= as_json
         task = bar.add_task("reading", total=len(paths))
-        for start in range(0, len(paths), evaluation.IMAGES_AT_ONCE):
-            images, complaints = _read(paths[start : start + evaluation.IMAGES_AT_ONCE], lambda: bar.advance(task))
-            mistakes += complaints
-            if not images:
-                continue
-            logits = evaluation.predict(network, torch.from_numpy(np.stack([image for _, image in images])).to(chosen))
-            if not logits.isfinite().all():
-                raise UserError(
-                    f"{name}: gives no finite numbers; its training diverged: train it anew with smaller steps"
-                )
-            ranked = rank(logits, class_names, top)
-            rows += [{"file": str(path), "predictions": best} for (path, _), best in zip(images, ranked, strict=True)]
+        rows, unread = _classify(classifier, chosen, paths, top, lambda: bar.advance(task))
+    mistakes += unread
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif rows:
-        terminal.console.print(_tabulate(rows, name))
+        terminal.console.print(_tabulate(rows, classifier.name))
     if mistakes:
         raise UserError("\n".join(mistakes))
 
 
-def _load_weights(revision: str | None, weights: Path | None) -> tuple[str, "LeNet", tuple[str, ...]]:
-    """What messages call the weights, the network that has them, and the names of its classes."""
+def _load_weights(revision: str | None, weights: Path | None) -> Classifier:
     from lenet_cifar10.weights import parse_weights
 
     if weights is not None:
         name = printable(str(weights))
         remedy = "name one that this project wrote, such as dvc get fetches"
-        return name, *parse_weights(_read_weights_file(weights, name), name, remedy)
+        return Classifier(name, *parse_weights(_read_weights_file(weights, name), name, remedy))
     from lenet_cifar10 import revisions
 
     revision = revisions.WORKSPACE if revision is None else revision
     name = printable(revisions.describe(WEIGHTS, revision))
-    return name, *parse_weights(_read_revision(revision, name), name)
+    return Classifier(name, *parse_weights(_read_revision(revision, name), name))
 
 
 def _read_weights_file(path: Path, name: str) -> bytes:
@@ -147,17 +141,6 @@ def _read_revision(revision: str, name: str) -> bytes:
         raise UserError(f"{name}: {found}") from None
 
 
-def _choose_device(name: str) -> "torch.device":
-    from lenet_cifar10 import device
-
-    try:
-        chosen = device.choose(name)
-    except UserError as mistake:
-        raise UserError(str(mistake).replace("params.yaml: device:", "--device:")) from None
-    device.make_repeatable(THREADS)
-    return chosen
-
-
 def _find(names: Sequence[str]) -> tuple[list[Path], list[str]]:
     """The files that the names stand for, and the complaints about names that stand for none."""
     paths, mistakes = [], []
@@ -167,6 +150,33 @@ def _find(names: Sequence[str]) -> tuple[list[Path], list[str]]:
         except UserError as mistake:
             mistakes.append(str(mistake))
     return paths, mistakes
+
+
+def _classify(
+    classifier: Classifier, device: "torch.device", paths: Sequence[Path], top: int, after_each: Callable[[], None]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The likeliest classes of each file that can be read, and the complaints about the others."""
+    import numpy as np
+    import torch
+
+    from lenet_cifar10 import evaluation
+
+    network = classifier.network.to(device).to(memory_format=torch.channels_last)
+    rows: list[dict[str, Any]] = []
+    mistakes: list[str] = []
+    for start in range(0, len(paths), evaluation.IMAGES_AT_ONCE):
+        images, complaints = _read(paths[start : start + evaluation.IMAGES_AT_ONCE], after_each)
+        mistakes += complaints
+        if not images:
+            continue
+        logits = evaluation.predict(network, torch.from_numpy(np.stack([image for _, image in images])).to(device))
+        if not logits.isfinite().all():
+            raise UserError(
+                f"{classifier.name}: gives no finite numbers; its training diverged: train it anew with smaller steps"
+            )
+        ranked = rank(logits, classifier.class_names, top)
+        rows += [{"file": str(path), "predictions": best} for (path, _), best in zip(images, ranked, strict=True)]
+    return rows, mistakes
 
 
 def _read(
@@ -198,6 +208,5 @@ def _tabulate(rows: Sequence[dict[str, Any]], name: str) -> "Table":
     table.columns[0].overflow = "fold"  # all of a long name
     for row in rows:
         best = [f"{guess['class']} {guess['probability']:.4f}" for guess in row["predictions"]]
-        # As Text, for rich would draw :cat: in a name as an emoji.
-        table.add_row(Text(printable(row["file"])), *best)
+        table.add_row(printable(row["file"]), *best)
     return table
