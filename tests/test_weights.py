@@ -79,8 +79,17 @@ def test_a_missing_file_is_told_with_what_to_do(path: Path) -> None:
 
 
 def test_a_folder_in_its_place_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no safetensors file"):
+    with pytest.raises(UserError, match="is a folder, expected a safetensors file; lenet-cifar10 verify says"):
         load_weights(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path) -> bytes:  # permissions would not stop a test that runs as root
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(PermissionError):
+        load_weights(path)
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,14 @@ def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
 
     Raises:
         UserError: the file is missing, is no safetensors file, or holds other names, shapes or types.
+        OSError: it cannot be read.
     """
     try:
         return parse_weights(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro train, or dvc checkout") from None
-    except OSError as error:
-        raise UserError(f"{path}: is no safetensors file ({error.strerror}); {REPAIR}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder, expected a safetensors file; {REPAIR}") from None
 
 
 def parse_weights(content: bytes, name: str, remedy: str = REPAIR) -> tuple[LeNet, tuple[str, ...]]:
