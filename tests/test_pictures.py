@@ -159,6 +159,12 @@ def test_deep_grey_has_the_first_white_that_fits(
     assert [int(image[0, 16, column]) for column in (8, 24)] == levels
 
 
+def test_what_is_outside_the_square_has_no_part_in_the_white(tmp_path: Path) -> None:
+    wide = np.full((40, 120), 200_000, np.float32)
+    wide[:, 40:80] = 0.5
+    assert constant(pictures.read(save(tmp_path / "a.tif", Image.fromarray(wide)))) == (128, 128, 128)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_grey_that_is_no_number_is_refused(tmp_path: Path, value: float) -> None:
     grey = np.zeros((40, 40), np.float32)

@@ -5,8 +5,8 @@ antialiased bicubic filter, and what shows through its transparent parts is whit
 taken as it is. Of an animation or a document the first frame or page counts; colour profiles are not applied.
 
 Grey levels of more than 8 bits are scaled to 8, not cut off: 65,535 is white in 16 bits. Formats of 32 bits and of
-floats have no agreed white, so it is the first of 1, 255, 65,535 and the picture's own largest value that none of its
-values exceeds.
+floats have no agreed white, so it is the first of 1, 255, 65,535 and the square's own largest value that none of the
+square's values exceeds.
 """
 
 import os
