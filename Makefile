@@ -102,8 +102,9 @@ accuracy: setup  ## Measure what the recipe and each knob reach, five and three 
 chaos: setup  ## Kill 60 runs at random moments and compare what comes out (a quarter of an hour)
 	PYTHONPATH=tests python -m chaos
 
-fuzz: setup  ## Give the readers 24,000 damaged or invented files (minutes)
-	FUZZ_INPUTS=3000 pytest tests/test_fuzz.py --numprocesses 2 --hypothesis-show-statistics
+fuzz: setup  ## Give the readers 27,000 damaged or invented files (minutes)
+	FUZZ_INPUTS=3000 pytest tests/test_fuzz.py tests/test_pictures.py::test_a_damaged_image \
+		--numprocesses 2 --hypothesis-show-statistics
 
 lint: setup  ## Check style, format and types
 	ruff check
