@@ -133,13 +133,6 @@ def test_epochs_are_marked_by_whole_numbers(tmp_path: Path, epochs: int) -> None
     assert all(tick == round(tick) for tick in ticks)
 
 
-def test_a_history_that_grows_mid_run_can_have_gaps(tmp_path: Path) -> None:
-    history = make_history(3)
-    history.loc[1, "validation_loss"] = float("nan")
-    figures.save(figures.draw_curves(history), tmp_path / "curves.png", SECTION)
-    assert (tmp_path / "curves.png").exists()
-
-
 def test_the_matrix_counts_actual_in_rows_and_predicted_in_columns() -> None:
     figure = figures.draw_confusion(PREDICTIONS, NAMES, SECTION)
     axes = axes_of(figure)
