@@ -9,10 +9,11 @@ interruption.answer_signals()
 from hashlib import sha256
 
 from lenet_cifar10 import dataset, stage
-from lenet_cifar10.card import Answer, Run, write_card
+from lenet_cifar10.card import Run, find_contradiction, write_card
+from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing
-from lenet_cifar10.results import FRACTIONS, NUMBERS, read_table, read_values
+from lenet_cifar10.results import FRACTIONS, INDEXES, NUMBERS, VERIFY, Answer, read_table, read_values
 from lenet_cifar10.terminal import say
 from lenet_cifar10.weights import load_weights
 
@@ -28,8 +29,8 @@ def main() -> None:
     network, names = load_weights(WEIGHTS)
     training_images, test_images = (len(dataset.load(path, len(names))) for path in DATA)
     shares = (*SHARES, "accuracy_with_flips") if params.evaluate.test_time_flips else SHARES
-    columns = {"actual": names, "predicted": names, "confidence": FRACTIONS}
-    predictions = read_table(PREDICTIONS, columns, rows=test_images)[list(columns)]
+    columns = {"index": INDEXES, "actual": names, "predicted": names, "confidence": FRACTIONS}
+    predictions = read_table(PREDICTIONS, columns, rows=test_images)
     run = Run(
         params=params,
         class_names=names,
@@ -42,6 +43,8 @@ def main() -> None:
         environment=read_values(ENVIRONMENT, {}),
         answers=[Answer(*row) for row in predictions.itertuples(index=False)],
     )
+    if contradiction := find_contradiction(run):
+        raise UserError(f"{PREDICTIONS} and {TEST}: {contradiction}; {VERIFY}")
     with replacing(CARD) as (card,):
         card.write_text(write_card(run), encoding="utf-8")
     say(f"wrote {CARD}")

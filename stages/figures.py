@@ -9,14 +9,15 @@ interruption.answer_signals()
 import torch
 
 from lenet_cifar10 import augment, dataset, figures, stage
+from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing
-from lenet_cifar10.results import COUNTS, FRACTIONS, NUMBERS, read_table
+from lenet_cifar10.results import COUNTS, FRACTIONS, INDEXES, NUMBERS, VERIFY, read_table
 from lenet_cifar10.terminal import say
 from lenet_cifar10.training import plan_epoch
 
 PREPARED, PLOTS, PICTURES = Path("data/prepared"), Path("plots"), Path("plots/images")
-PAIRS, MISTAKES = 10, 25
+PREDICTIONS, PAIRS, MISTAKES = PLOTS / "predictions.csv", 10, 25
 
 
 def main() -> None:
@@ -27,21 +28,21 @@ def main() -> None:
     # The first images of the first epoch, as train augments them.
     order, draws = plan_epoch(len(training), params.seed, 1, params.augment)
     examples = training[order[:PAIRS].numpy()]
+    shown = [names[label] for label in examples.labels]
     seen = augment.apply(torch.from_numpy(examples.images), draws[:PAIRS], params.augment.border).numpy()
     curves = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
     history = read_table(PLOTS / "history.csv", dict.fromkeys(("epoch", *curves), NUMBERS))
-    answers = {"actual": names, "predicted": names, "confidence": FRACTIONS}
-    predictions = read_table(PLOTS / "predictions.csv", answers, rows=len(test))
+    answers = {"index": INDEXES, "actual": names, "predicted": names, "confidence": FRACTIONS}
+    predictions = read_table(PREDICTIONS, answers, rows=len(test))
+    if predictions["index"].tolist() != list(range(len(test))):
+        raise UserError(f"{PREDICTIONS}: column index does not count the test images from 0 on; {VERIFY}")
     bins = {"confidence": FRACTIONS, "accuracy": FRACTIONS, "count": COUNTS}
-    mistakes = figures.find_mistakes(predictions, MISTAKES)
     pictures = {
-        "augmentation.png": figures.draw_augmentation(
-            examples.images, seen, [names[label] for label in examples.labels]
-        ),
+        "augmentation.png": figures.draw_augmentation(examples.images, seen, shown),
         "calibration.png": figures.draw_calibration(read_table(PLOTS / "calibration.csv", bins)),
         "confusion.png": figures.draw_confusion(predictions, names, params.figures),
         "curves.png": figures.draw_curves(history),
-        "mistakes.png": figures.draw_mistakes(mistakes, test.images[mistakes.index]),
+        "mistakes.png": figures.draw_mistakes(predictions, test.images, MISTAKES),
         "per_class.png": figures.draw_per_class(predictions, names),
     }
     with replacing(*(PICTURES / name for name in pictures)) as paths:

@@ -13,9 +13,10 @@ import torch
 from project import Project
 
 from lenet_cifar10 import card
-from lenet_cifar10.card import Answer, ClassResult, Run, write_card
+from lenet_cifar10.card import Run, write_card
 from lenet_cifar10.model import LeNet
 from lenet_cifar10.params import ModelSection, Params
+from lenet_cifar10.results import Answer, ClassCount
 from lenet_cifar10.weights import load_weights, save_weights
 
 NAMES = ("cat", "dog", "emu")
@@ -24,18 +25,18 @@ SHAPES = {
     name: tuple(tensor.shape)
     for name, tensor in LeNet(ModelSection(dropout=0.0, first_layer="learned"), 3).state_dict().items()
 }
+
+
+def make_answers(*counts: tuple[str, str, int]) -> list[Answer]:
+    """So many answers of each actual and predicted class."""
+    pairs = [pair for *pair, count in counts for _ in range(count)]
+    return [Answer(index, actual, predicted, 0.5) for index, (actual, predicted) in enumerate(pairs)]
+
+
 # 90 of 100 cats, 40 of 100 dogs (most of the others are taken for cats), no emu.
-ANSWERS = [
-    Answer(actual, predicted, 0.5)
-    for actual, predicted, count in (
-        ("cat", "cat", 90),
-        ("cat", "emu", 10),
-        ("dog", "dog", 40),
-        ("dog", "cat", 50),
-        ("dog", "emu", 10),
-    )
-    for _ in range(count)
-]
+ANSWERS = make_answers(
+    ("cat", "cat", 90), ("cat", "emu", 10), ("dog", "dog", 40), ("dog", "cat", 50), ("dog", "emu", 10)
+)
 RUN = Run(
     params=PARAMS,
     class_names=NAMES,
@@ -67,16 +68,21 @@ def section(text: str, title: str) -> str:
 
 
 def test_answers_are_counted_by_class_with_the_most_frequent_wrong_one() -> None:
-    assert card.count_by_class(ANSWERS, NAMES) == [
-        ClassResult("cat", count=100, right=90, mistaken_for="emu", mistaken=10),
-        ClassResult("dog", count=100, right=40, mistaken_for="cat", mistaken=50),
-        ClassResult("emu", count=0, right=0, mistaken_for="cat", mistaken=0),
-    ]
+    assert RUN.classes == [ClassCount("cat", 100, 90), ClassCount("dog", 100, 40), ClassCount("emu", 0, 0)]
+    assert [card.find_worst_mistake(ANSWERS, name, NAMES) for name in NAMES] == [("emu", 10), ("cat", 50), ("cat", 0)]
 
 
 def test_of_two_equally_frequent_wrong_answers_the_first_class_is_named() -> None:
-    answers = [Answer("dog", "emu", 0.5), Answer("dog", "cat", 0.5)]
-    assert card.count_by_class(answers, NAMES)[1].mistaken_for == "cat"
+    answers = make_answers(("dog", "emu", 1), ("dog", "cat", 1))
+    assert card.find_worst_mistake(answers, "dog", NAMES) == ("cat", 1)
+
+
+def test_files_of_one_run_agree() -> None:
+    assert card.find_contradiction(RUN) is None
+    other = replace(RUN, test={**RUN.test, "accuracy": 0.66})
+    assert card.find_contradiction(other) == "accuracy is 0.66, but 130 of 200 answers are right"
+    turned = replace(RUN, answers=ANSWERS[::-1])
+    assert card.find_contradiction(turned) == "column index does not count the test images from 0 on"
 
 
 def test_the_results_are_those_of_the_run() -> None:
@@ -151,13 +157,13 @@ def test_without_validation_images_the_card_says_what_the_figures_are() -> None:
 
 def test_classes_are_called_weak_by_their_intervals_only() -> None:
     assert "below the accuracy on all test images: dog (40.0 %)." in section(write_card(RUN), "Limits")
-    few = replace(RUN, answers=[Answer("cat", "cat", 0.5), Answer("dog", "cat", 0.5)])
+    few = replace(RUN, answers=make_answers(("cat", "cat", 1), ("dog", "cat", 1)))
     assert "No class has an interval that lies below" in section(write_card(few), "Limits")
 
 
 def test_names_that_markdown_would_take_for_its_own_are_escaped() -> None:
     names = ("a|b", "*x*_y_", "<b>")
-    text = write_card(replace(RUN, class_names=names, answers=[Answer(names[0], names[1], 0.5)]))
+    text = write_card(replace(RUN, class_names=names, answers=make_answers((names[0], names[1], 1))))
     assert r"| a\|b | 0.0 % | 0.0 % to 79.3 % | 1 | \*x\*\_y\_ (1) |" in text
     assert r"2 \<b\>." in text
 
@@ -188,8 +194,8 @@ def test_the_card_of_a_pipeline_has_the_figures_of_its_files(pipeline: Project) 
         assert f"| {name} | {100 * accuracy:.1f} % |" in text
     with (pipeline.folder / "data/model/lenet.safetensors").open("rb") as file:
         assert f"`{file_digest(file, 'sha256').hexdigest()}`" in text
-    for value in json.loads(pipeline.read("metrics/environment.json")).values():
-        assert f" | {value} |" in text
+    for name, value in json.loads(pipeline.read("metrics/environment.json")).items():
+        assert f"| {name} | {value} |" in text
     assert "300 images of its training part" in text
     assert str(pipeline.folder) not in text
 
@@ -211,4 +217,18 @@ def test_figures_that_are_none_are_refused(pipeline: Project, content: str, word
     result = pipeline.stage("card")
     assert (result.status, result.text.count("\n")) == (1, 1)
     assert f"error: metrics/test.json: {words}" in result.text
+    assert pipeline.read("data/model/card.md") == before
+
+
+def test_test_figures_of_other_predictions_are_refused(pipeline: Project) -> None:
+    before = pipeline.read("data/model/card.md")
+    test = json.loads(pipeline.read("metrics/test.json"))
+    right = round(100 * test["accuracy"])
+    (pipeline.folder / "metrics/test.json").write_text(json.dumps(test | {"accuracy": (right - 1) / 100}))
+    result = pipeline.stage("card")
+    assert (result.status, result.text) == (
+        1,
+        f"error: plots/predictions.csv and metrics/test.json: accuracy is {(right - 1) / 100}, but {right} of 100 "
+        f"answers are right; lenet-cifar10 verify says how to repair it\n",
+    )
     assert pipeline.read("data/model/card.md") == before

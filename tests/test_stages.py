@@ -157,6 +157,14 @@ def test_a_missing_or_damaged_input_is_named(pipeline: Project, stage: str, name
     expect_refusal(pipeline, stage, name)
 
 
+@pytest.mark.parametrize("stage", ["figures", "card"])
+def test_predictions_of_the_test_images_in_another_order_are_refused(pipeline: Project, stage: str) -> None:
+    path = pipeline.folder / "plots/predictions.csv"
+    head, *rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([head, *reversed(rows)]))
+    expect_refusal(pipeline, stage, "plots/predictions.csv", "column index does not count the test images from 0 on")
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_folder_that_cannot_be_written_is_named(pipeline: Project, stage: str) -> None:
     name = OUTPUTS[stage][0]

@@ -11,18 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lenet_cifar10.params import Params
+from lenet_cifar10.results import Answer, ClassCount, count_right
 from lenet_cifar10.statistics import wilson_interval
 
 CIFAR_10_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the network said of one test image: the names of two classes, and the predicted one's probability."""
-
-    actual: str
-    predicted: str
-    confidence: float
 
 
 @dataclass(frozen=True)
@@ -45,28 +37,27 @@ class Run:
         """Whether the data is the official archive and no other."""
         return self.params.data.sha256 == CIFAR_10_SHA256
 
-
-@dataclass(frozen=True)
-class ClassResult:
-    """`right` of the `count` test images of a class were recognized; `mistaken` is how often it was `mistaken_for`."""
-
-    name: str
-    count: int
-    right: int
-    mistaken_for: str
-    mistaken: int
+    @property
+    def classes(self) -> list[ClassCount]:
+        """The test images of each class, in the order of the names."""
+        return count_right(((answer.actual, answer.predicted) for answer in self.answers), self.class_names)
 
 
-def count_by_class(answers: Iterable[Answer], class_names: Sequence[str]) -> list[ClassResult]:
-    """The results in the order of the names, which also decides between wrong answers that are equally frequent."""
-    counts = Counter((answer.actual, answer.predicted) for answer in answers)
-    results = []
-    for name in class_names:
-        wrong = {other: counts[name, other] for other in class_names if other != name}
-        most = max(wrong, key=lambda other: wrong[other])
-        right = counts[name, name]
-        results.append(ClassResult(name, right + sum(wrong.values()), right, most, wrong[most]))
-    return results
+def find_contradiction(run: Run) -> str | None:
+    """In what a run's answers contradict themselves or its test figures; None where nothing shows it."""
+    if [answer.index for answer in run.answers] != list(range(len(run.answers))):
+        return "column index does not count the test images from 0 on"
+    right = sum(found.right for found in run.classes)
+    if round(run.test["accuracy"] * len(run.answers)) != right:
+        return f"accuracy is {run.test['accuracy']}, but {right:,} of {len(run.answers):,} answers are right"
+    return None
+
+
+def find_worst_mistake(answers: Iterable[Answer], name: str, class_names: Iterable[str]) -> tuple[str, int]:
+    """What the images of a class were most often mistaken for, the first of equally frequent ones, and how often."""
+    predicted = Counter(answer.predicted for answer in answers if answer.actual == name)
+    worst = max((other for other in class_names if other != name), key=lambda other: predicted[other])
+    return worst, predicted[worst]
 
 
 def write_card(run: Run) -> str:
@@ -81,7 +72,8 @@ def _summary(run: Run) -> str:
     return f"""# Model card: LeNet trained on {data}
 
 A small convolutional network that sorts colour images of 32x32 pixels into {len(run.class_names)} classes, made by a
-workflow whose runs can be repeated to the bit. It is there to be studied and compared, not to set a record.
+workflow whose runs can be repeated to the bit in the same environment (below). It is there to be studied and compared,
+not to set a record.
 
 **{_percent(test["accuracy"])}** of {len(run.answers):,} test images are classified correctly (95 % interval
 {_percent(test["accuracy_low"])} to {_percent(test["accuracy_high"])}).
@@ -186,14 +178,11 @@ def _results(run: Run) -> str:
     if "accuracy_with_flips" in test:
         right = round(test["accuracy_with_flips"] * tests)
         overall.append(("test, each image voting with its mirror image", *_accuracy(right, tests), ""))
-    by_class = [
-        (
-            _escape(result.name),
-            *_accuracy(result.right, result.count),
-            f"{_escape(result.mistaken_for)} ({result.mistaken:,})" if result.mistaken else "",
-        )
-        for result in count_by_class(run.answers, run.class_names)
-    ]
+    by_class = []
+    for found in run.classes:
+        other, mistakes = find_worst_mistake(run.answers, found.name, run.class_names)
+        shown = f"{_escape(other)} ({mistakes:,})" if mistakes else ""
+        by_class.append((_escape(found.name), *_accuracy(found.right, found.count), shown))
     return f"""## Results
 
 The intervals are 95 % intervals of a proportion (Wilson, 1927). They tell how sure so many images make an accuracy,
@@ -211,9 +200,9 @@ and the expected calibration error (Guo et al., 2017, 15 bins) {_percent(test["e
 
 def _limits(run: Run) -> str:
     weak = [
-        f"{_escape(result.name)} ({_percent(result.right / result.count)})"
-        for result in count_by_class(run.answers, run.class_names)
-        if result.count and wilson_interval(result.right, result.count).high < run.test["accuracy"]
+        f"{_escape(found.name)} ({_percent(found.right / found.count)})"
+        for found in run.classes
+        if found.count and wilson_interval(found.right, found.count).high < run.test["accuracy"]
     ]
     limits = [
         f"It always answers with one of its {len(run.class_names)} classes, also where a picture shows none of them.",

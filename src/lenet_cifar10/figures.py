@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from lenet_cifar10.params import FiguresSection
 from lenet_cifar10.reporting import CALIBRATION_BINS, CalibrationBin, expected_calibration_error
+from lenet_cifar10.results import count_right
 from lenet_cifar10.statistics import wilson_interval
 
 # Of the Okabe-Ito palette, whose colours stay apart for colour-blind readers.
@@ -109,8 +110,12 @@ def find_mistakes(predictions: pd.DataFrame, most: int) -> pd.DataFrame:
 
 
 @_in_default_style
-def draw_mistakes(mistakes: pd.DataFrame, images: NDArray[np.uint8]) -> Figure:
-    """The images of some rows of predictions.csv, uint8 (N, 3, 32, 32), with actual, predicted and confidence."""
+def draw_mistakes(predictions: pd.DataFrame, images: NDArray[np.uint8], most: int) -> Figure:
+    """The most confident wrong answers, at most so many: image, actual, predicted and confidence.
+
+    The images are those of all rows of predictions.csv: uint8 (N, 3, 32, 32).
+    """
+    mistakes = find_mistakes(predictions, most)
     rows = -(-len(mistakes) // _COLUMNS)
     figure = Figure(figsize=(_WIDTH, 0.8 + 2.1 * rows), layout="constrained")
     if not rows:
@@ -119,7 +124,7 @@ def draw_mistakes(mistakes: pd.DataFrame, images: NDArray[np.uint8]) -> Figure:
     title = f"The {len(mistakes)} most confident wrong answers on the test set"
     grid = _empty_grid(figure, rows)
     columns = (mistakes[name] for name in ("actual", "predicted", "confidence"))
-    for axes, image, actual, predicted, confidence in zip(grid, images, *columns, strict=False):
+    for axes, image, actual, predicted, confidence in zip(grid, images[mistakes.index], *columns, strict=False):
         axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
         axes.set_title(_shorten(actual), fontsize=9, color=BLUE, pad=3, parse_math=False)
         answer = f"{_shorten(predicted)}\n{_percent(confidence)}"
@@ -132,13 +137,12 @@ def draw_mistakes(mistakes: pd.DataFrame, images: NDArray[np.uint8]) -> Figure:
 @_in_default_style
 def draw_per_class(predictions: pd.DataFrame, names: Sequence[str]) -> Figure:
     """The accuracy within each class with its 95 % interval, the best class first, from predictions.csv."""
-    actual, is_right = predictions["actual"].to_numpy(), (predictions["actual"] == predictions["predicted"]).to_numpy()
-    counts = np.array([np.sum(actual == name) for name in names])
-    right = np.array([np.sum(is_right[actual == name]) for name in names])
+    classes = count_right(zip(predictions["actual"], predictions["predicted"], strict=True), names)
+    classes.sort(key=lambda found: found.right / found.count if found.count else -1, reverse=True)
+    right, counts = np.array([(found.right, found.count) for found in classes]).T
     accuracies = np.where(counts, right / np.maximum(counts, 1), np.nan)
-    order = np.argsort(-accuracies, kind="stable")  # a class without images comes last
-    accuracies, errors = accuracies[order], _interval_errors(right[order], counts[order])
-    overall, places = float(is_right.mean()), range(len(names))
+    errors = _interval_errors(right, counts)
+    overall, places = right.sum() / counts.sum(), range(len(names))
     figure = Figure(figsize=(_WIDTH, 1.3 + 0.32 * len(names)), layout="constrained")
     axes = figure.subplots()
     axes.barh(places, accuracies, height=0.7, color=SKY_BLUE, xerr=errors, error_kw={"linewidth": 1.5, "capsize": 3})
@@ -146,7 +150,7 @@ def draw_per_class(predictions: pd.DataFrame, names: Sequence[str]) -> Figure:
     for place, accuracy in zip(places, accuracies, strict=True):
         shown = "no images" if np.isnan(accuracy) else _percent(accuracy)
         axes.text(1.02, place, shown, va="center", transform=axes.get_yaxis_transform())
-    axes.set_yticks(places, [_shorten(names[int(label)]) for label in order], parse_math=False)
+    axes.set_yticks(places, [_shorten(found.name) for found in classes], parse_math=False)
     axes.set(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6), title="Test accuracy by class, with 95 % intervals")
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.grid(axis="x", alpha=0.3)
