@@ -54,6 +54,13 @@ def test_git_tracks_no_large_file() -> None:
     assert [name for name in tracked_files() if (SOURCE / name).stat().st_size > 1_000_000] == []
 
 
+def test_the_pictures_of_the_documents_are_small_and_used() -> None:
+    pictures = [name for name in tracked_files() if name.startswith(".github/images/")]
+    assert sum((SOURCE / name).stat().st_size for name in pictures) < 400_000
+    readme = (SOURCE / "README.md").read_text()
+    assert [name for name in pictures if f"({name})" not in readme] == []
+
+
 @pytest.mark.parametrize("name", [name for name in tracked_files() if name.endswith(".md")])
 def test_links_between_files_lead_somewhere(name: str) -> None:
     document = SOURCE / name
