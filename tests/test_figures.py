@@ -235,8 +235,8 @@ def test_a_mistake_is_shown_with_actual_class_answer_and_confidence() -> None:
 
 
 def test_without_mistakes_the_picture_says_so(tmp_path: Path) -> None:
-    right = PREDICTIONS[PREDICTIONS["actual"] == PREDICTIONS["predicted"]].reset_index(drop=True)
     right = PREDICTIONS.iloc[[0, 1, 3]].reset_index(drop=True)
+    figure = figures.draw_mistakes(right, make_images(3), 25)
     figures.save(figure, tmp_path / "mistakes.png", SECTION)
     assert figure.get_suptitle() == "No wrong answer on the test set"
     assert figure.axes == []
