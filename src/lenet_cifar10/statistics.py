@@ -21,7 +21,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """difference: a fraction of all pairs, -1 to 1; p_value: that a difference as large is chance."""
+    """difference: a fraction of all pairs, -1 to 1; p_value: how probable one at least as large is if there is none.
+
+    The interval is approximate and the test exact, so that one may tell of a difference and the other not.
+    """
 
     difference: float
     interval: Interval
