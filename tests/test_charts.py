@@ -6,17 +6,20 @@ import pytest
 import vl_convert
 
 from lenet_cifar10 import charts, vega
+from lenet_cifar10.results import Answer, ClassCount
 
 HISTORY = [
     {"epoch": epoch, "train_loss": 2 / epoch, "validation_loss": 3 / epoch, "learning_rate": 0.1} for epoch in (1, 2, 3)
 ]
-BOTH = {"training": "train_loss", "validation": "validation_loss"}
-PREDICTIONS = [
-    {"actual": "cat", "predicted": "cat"},
-    {"actual": "cat", "predicted": "dog"},
-    {"actual": "dog", "predicted": "dog"},
-    {"actual": "dog", "predicted": "dog"},
+LOSS = charts.Curves("Loss", {"training": "train_loss", "validation": "validation_loss"})
+RATE = charts.Curves("Rate", {"rate": "learning_rate"}, axis="~%", reading=".1%", from_zero=True)
+ANSWERS = [
+    Answer(0, "cat", "cat", 0.5),
+    Answer(1, "cat", "dog", 0.5),
+    Answer(2, "dog", "dog", 0.5),
+    Answer(3, "dog", "dog", 0.5),
 ]
+COUNTS = [ClassCount("cat", 2, 1), ClassCount("dog", 2, 2), ClassCount("bird", 0, 0)]
 CALIBRATION = [{"confidence": 0.3, "accuracy": 0.25, "count": 40}, {"confidence": 0.9, "accuracy": 0.8, "count": 60}]
 
 
@@ -24,10 +27,10 @@ def draw_all(runs: int) -> dict[str, charts.Spec]:
     """Every chart, of so many runs."""
     names = [f"run {place}" for place in range(runs)]
     return {
-        "curves": charts.draw_curves(dict.fromkeys(names, HISTORY), BOTH, "Loss.", "~g", 3),
-        "one curve": charts.draw_curves(dict.fromkeys(names, HISTORY), {"rate": "learning_rate"}, "Rate.", "~g", 9),
-        "confusion": charts.draw_confusion(PREDICTIONS, ["cat", "dog"], "Confusion."),
-        "per class": charts.draw_per_class(dict.fromkeys(names, PREDICTIONS), ["cat", "dog"], "By class."),
+        "curves": charts.draw_curves(dict.fromkeys(names, HISTORY), LOSS, "Loss.", 3),
+        "one curve": charts.draw_curves(dict.fromkeys(names, HISTORY), RATE, "Rate.", 9),
+        "confusion": charts.draw_confusion(ANSWERS, ["cat", "dog"], "Confusion."),
+        "per class": charts.draw_per_class(dict.fromkeys(names, COUNTS), "By class."),
         "calibration": charts.draw_calibration(dict.fromkeys(names, CALIBRATION), "Calibration."),
     }
 
@@ -64,15 +67,15 @@ def test_colours_are_for_the_curves_of_one_run_and_for_the_runs_of_several() -> 
 
 def test_a_run_keeps_its_colour_where_it_has_no_table() -> None:
     for spec in (
-        charts.draw_curves({"old": [], "new": HISTORY}, BOTH, "", "~g", 3),
-        charts.draw_per_class({"old": [], "new": PREDICTIONS}, ["cat", "dog"], ""),
+        charts.draw_curves({"old": [], "new": HISTORY}, LOSS, "", 3),
+        charts.draw_per_class({"old": [], "new": COUNTS}, ""),
         charts.draw_calibration({"old": [], "new": CALIBRATION}, ""),
     ):
         assert "{'domain': ['old', 'new']}" in str(spec)
 
 
 def test_curves_leave_room_for_the_epochs_to_come() -> None:
-    spec = charts.draw_curves({"run": HISTORY}, BOTH, "", "~g", 20)
+    spec = charts.draw_curves({"run": HISTORY}, LOSS, "", 20)
     scale = lines_of(spec)["encoding"]["x"]
     assert scale["scale"]["domain"] == [1, 20]
     assert scale["axis"]["values"] == [1, 5, 10, 15, 20]
@@ -89,26 +92,33 @@ def test_curves_leave_room_for_the_epochs_to_come() -> None:
     ],
 )
 def test_epochs_are_counted_in_whole_round_numbers(last: int, ticks: list[int]) -> None:
-    assert lines_of(charts.draw_curves({"run": []}, BOTH, "", "~g", last))["encoding"]["x"]["axis"]["values"] == ticks
+    assert lines_of(charts.draw_curves({"run": []}, LOSS, "", last))["encoding"]["x"]["axis"]["values"] == ticks
 
 
 def test_a_reading_tells_what_each_run_has_at_an_epoch() -> None:
-    spec = charts.draw_curves({"long": HISTORY, "short": HISTORY[:1]}, BOTH, "", "~g", 3)
+    spec = charts.draw_curves({"long": HISTORY, "short": HISTORY[:1]}, LOSS, "", 3)
     reading = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "rule")
     tip = {"epoch": 3, "long, training": "0.6667", "long, validation": "1"}
     assert reading["data"]["values"][2]["tip"] == tip | {"short, training": "-", "short, validation": "-"}
 
 
+def test_a_quantity_says_how_it_is_written_and_where_its_axis_starts() -> None:
+    reading, line = charts.draw_curves({"run": HISTORY}, RATE, "", 3)["layer"]
+    assert reading["data"]["values"][0]["tip"] == {"epoch": 1, "rate": "10.0%"}
+    assert line["encoding"]["y"]["axis"]["format"] == "~%"
+    assert line["encoding"]["y"]["scale"] == {"zero": True}
+
+
 def test_a_long_training_has_a_bounded_number_of_readings() -> None:
     history = [HISTORY[0] | {"epoch": epoch} for epoch in range(1, 5001)]
-    spec = charts.draw_curves({"run": history}, BOTH, "", "~g", 5000)
+    spec = charts.draw_curves({"run": history}, LOSS, "", 5000)
     reading = next(layer for layer in spec["layer"] if layer["mark"]["type"] == "rule")
     assert 300 <= len(reading["data"]["values"]) <= charts.MOST_READINGS
     assert len(lines_of(spec)["data"]["values"]) == 10_000
 
 
 def test_a_matrix_counts_every_pair_of_classes() -> None:
-    cells = charts.draw_confusion(PREDICTIONS, ["cat", "dog", "bird"], "")["data"]["values"]
+    cells = charts.draw_confusion(ANSWERS, ["cat", "dog", "bird"], "")["data"]["values"]
     found = {(cell["actual"], cell["predicted"]): (cell["images"], cell["share"]) for cell in cells}
     assert len(cells) == 9
     assert found["cat", "dog"] == (1, 0.5)
@@ -125,7 +135,7 @@ def test_a_matrix_of_many_classes_is_not_numbered(classes: int, layers: int) -> 
 
 
 def test_classes_have_their_accuracy_and_interval_the_best_above() -> None:
-    spec = charts.draw_per_class({"run": PREDICTIONS}, ["cat", "dog", "bird"], "")
+    spec = charts.draw_per_class({"run": COUNTS}, "")
     cat, dog = spec["data"]["values"]  # no image is a bird
     assert (cat["class"], cat["accuracy"], cat["images"]) == ("cat", 0.5, 2)
     assert cat["low"] < 0.5 < cat["high"]

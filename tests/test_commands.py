@@ -58,13 +58,29 @@ def test_show_says_what_to_do_where_there_is_nothing(pipeline: Project, revision
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [('{"loss": 1}', "has no epochs, train_loss"), ("[]", "has no epochs,"), ("{", "is not JSON")],
+    [
+        ('{"loss": 1}', "epochs: found None, expected a whole number from 1"),
+        ('{"epochs": 1, "train_loss": "low"}', "train_loss: found 'low', expected a number"),
+        ("[]", "expected values with names"),
+        ("{", "is not JSON"),
+    ],
 )
 def test_show_says_when_the_figures_are_not_this_project_s(pipeline: Project, content: str, words: str) -> None:
     (pipeline.folder / "metrics/train.json").write_text(content)
     result = pipeline.run("lenet-cifar10", "show", check=False)
     assert result.status == 1
     assert result.text.startswith(f"error: metrics/train.json: {words}")
+    assert result.text.endswith("; run dvc repro, or name a revision that is whole\n")
+
+
+def test_show_says_when_the_figures_of_the_classes_are_none(pipeline: Project) -> None:
+    (pipeline.folder / "metrics/test.json").write_text('{"loss": 1, "accuracy": 0.5, "per_class": 3}')
+    result = pipeline.run("lenet-cifar10", "show", check=False)
+    assert (result.status, result.text) == (
+        1,
+        "error: metrics/test.json: per_class: expected values with names; "
+        "run dvc repro, or name a revision that is whole\n",
+    )
 
 
 def test_show_works_in_a_subfolder_and_with_figures_that_are_missing(pipeline: Project) -> None:

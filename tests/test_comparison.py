@@ -4,24 +4,16 @@ from collections.abc import Iterable
 
 import pytest
 
-from lenet_cifar10.comparison import (
-    Answer,
-    ClassDifference,
-    compare_answers,
-    difference_of_images,
-    parse_answers,
-)
-from lenet_cifar10.errors import UserError
+from lenet_cifar10.comparison import ClassDifference, compare_answers, difference_of_images
+from lenet_cifar10.results import Answer
 from lenet_cifar10.statistics import compare_pairs, wilson_interval
-
-HEADER = "index,actual,predicted,confidence\n"
 
 
 def tables(outcomes: Iterable[tuple[str, bool, bool]]) -> tuple[list[Answer], list[Answer]]:
     """Answers of two networks from (class, whether the first is right, whether the second is)."""
     both = [
         [
-            Answer(index, actual, actual if rights[network] else "another")
+            Answer(index, actual, actual if rights[network] else "another", 0.5)
             for index, (actual, *rights) in enumerate(outcomes)
         ]
         for network in range(2)
@@ -95,53 +87,24 @@ def test_a_network_does_not_differ_from_itself() -> None:
 
 
 def test_another_wrong_answer_is_no_flip() -> None:
-    found = compare_answers([Answer(0, "cat", "dog")], [Answer(0, "cat", "bird")])
+    found = compare_answers([Answer(0, "cat", "dog", 0.5)], [Answer(0, "cat", "bird", 0.5)])
     assert (found.wrong_in_both, found.paired.p_value) == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("second", "reason"),
     [
-        ([Answer(4, "cat", "cat")], "2 and 1 images"),
-        ([Answer(4, "cat", "cat"), Answer(6, "dog", "cat")], "row 2 is of image 5 and of image 6"),
-        ([Answer(4, "cat", "cat"), Answer(5, "bird", "cat")], "image 5 is of class 'dog' and of class 'bird'"),
+        ([Answer(4, "cat", "cat", 0.5)], "2 and 1 images"),
+        ([Answer(4, "cat", "cat", 0.5), Answer(6, "dog", "cat", 0.5)], "row 2 is of image 5 and of image 6"),
+        (
+            [Answer(4, "cat", "cat", 0.5), Answer(5, "bird", "cat", 0.5)],
+            "image 5 is of class 'dog' and of class 'bird'",
+        ),
     ],
 )
 def test_other_images_are_seen(second: list[Answer], reason: str) -> None:
-    first = [Answer(4, "cat", "dog"), Answer(5, "dog", "dog")]
+    first = [Answer(4, "cat", "dog", 0.5), Answer(5, "dog", "dog", 0.5)]
     assert difference_of_images(first, first) is None
     assert difference_of_images(first, second) == reason
     with pytest.raises(ValueError, match=reason):
         compare_answers(first, second)
-
-
-def test_a_table_is_read_with_its_columns_in_any_order_and_classes_of_any_name() -> None:
-    content = 'confidence,predicted,extra,actual,index\n0.5,None,,"a, ""b""",7\n1,é,,NA,8\n'
-    assert parse_answers(content.encode(), "table") == [Answer(7, 'a, "b"', "None"), Answer(8, "NA", "é")]
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "it lacks the column actual"),
-        (b"index,actual,confidence\n", "it lacks the column predicted"),
-        (HEADER.encode(), "it has no rows"),
-        (f"{HEADER}0,cat,dog,0.5\n1,cat,do".encode(), "row 2: "),
-        (f"{HEADER}0,cat,dog,0.5\n1,cat,dog,0.5,9\n".encode(), "row 2: "),
-        (f"{HEADER}0,cat,dog,0.5\nx,cat,dog,0.5\n".encode(), "row 2: "),
-        (f"{HEADER}0,cat,dog,\n".encode(), "could not convert"),
-        (f"{HEADER}0,cat,dog,nan\n".encode(), "no class or no confidence from 0 to 1"),
-        (f"{HEADER}0,cat,dog,1.5\n".encode(), "no class or no confidence from 0 to 1"),
-        (f"{HEADER}0,cat,,0.5\n".encode(), "no class or no confidence from 0 to 1"),
-        (f'{HEADER}0,cat,"dog,0.5\n'.encode(), "unexpected end of data"),
-        (f"{HEADER}0,cat,\xe9,0.5\n".encode("latin-1"), "can't decode"),
-        (b"\x89PNG\r\n\x1a\n\x00", "can't decode"),
-    ],
-)
-def test_a_damaged_table_is_refused_in_one_line(content: bytes, reason: str) -> None:
-    with pytest.raises(UserError) as caught:
-        parse_answers(content, "plots/a.csv in calm")
-    told = str(caught.value)
-    assert told.startswith("plots/a.csv in calm: is damaged (")
-    assert reason in told
-    assert "\n" not in told

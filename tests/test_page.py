@@ -13,14 +13,15 @@ import browser
 import pytest
 from playwright.sync_api import Browser
 from project import Project, environment
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from lenet_cifar10 import snapshot
 from lenet_cifar10.commands import app
 from lenet_cifar10.commands.page import CAPTIONS, REFRESH_SECONDS
 from lenet_cifar10.commands.page import _read as read_run
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.page import Caption, Run, render
+from lenet_cifar10.results import Answer
 
 PAGE = "dvc_plots/report.html"
 HOSTILE = ("</script><b>bold</b>", "a&b\"c'd", "<img src=x onerror=document.title=1>", "{{constructor}}", "$title")
@@ -136,7 +137,7 @@ def hostile_run(name: str) -> Run:
         history=[{"epoch": 1, **dict.fromkeys(curves, 0.5)}],
         is_trained=True,
         test={"accuracy": 0.2, "loss": 1.5, "per_class": dict.fromkeys(HOSTILE, 0.2)},
-        predictions=[{"actual": actual, "predicted": predicted} for actual, predicted in pairs],
+        predictions=[Answer(index, *pair, 0.5) for index, pair in enumerate(pairs)],
         calibration=[{"confidence": 0.5, "accuracy": 0.2, "count": 25}],
         pictures={},
     )
@@ -186,8 +187,26 @@ def test_test_figures_of_other_weights_are_not_shown(pipeline: Project, monkeypa
     pipeline.dvc("repro", "--quiet", "train")
     monkeypatch.chdir(pipeline.folder)
     run = read_run("workspace")
-    assert (run.is_trained, run.test) == (True, {})
+    assert (run.is_trained, run.test, run.pictures) == (True, {}, {})
     assert "Trained; not evaluated yet" in render([run], {})
+    pipeline.dvc("repro", "--quiet", "evaluate")  # figures is stale now, evaluate is not
+    run = read_run("workspace")
+    assert len(run.predictions) == 100
+    assert run.pictures == {}
+    assert "not evaluated" not in render([run], {})
+
+
+def test_fresh_results_are_shown_where_only_the_card_is_stale(
+    pipeline: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flips = YAML(typ="safe").load(pipeline.read("params.yaml"))["evaluate"]["test_time_flips"]
+    pipeline.change_params({"evaluate.test_time_flips": not flips})
+    pipeline.dvc("repro", "--quiet", "figures")
+    assert "card:" in pipeline.dvc("status")
+    monkeypatch.chdir(pipeline.folder)
+    run = read_run("workspace")
+    assert ("accuracy_with_flips" in run.test) == (not flips)
+    assert sorted(run.pictures) == sorted(CAPTIONS)
 
 
 def test_a_commit_has_what_the_workspace_had(pipeline: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,12 +249,14 @@ def test_a_picture_that_all_runs_share_stands_there_once() -> None:
     ("path", "content", "words"),
     [
         ("plots/history.csv", "epoch\n1\n", "is damaged (it lacks the column train_loss)"),
-        ("plots/history.csv", "", "is damaged (it has no rows)"),
-        ("plots/predictions.csv", "actual,predicted\ncat\n", "is damaged (row 1 is cut off)"),
+        ("plots/history.csv", "", "is damaged (it lacks the column epoch)"),
+        ("plots/predictions.csv", "index,actual,predicted,confidence\n0,cat\n", "(row 1 has 2 cells, expected 4)"),
         ("plots/calibration.csv", "confidence,accuracy,count\n0.5,nan,3\n", "holds 'nan'"),
         ("plots/calibration.csv", "confidence,accuracy,count\n0.5,\N{SNOWMAN},3\n", "holds '\N{SNOWMAN}'"),
         ("metrics/test.json", "{", "is not JSON"),
-        ("metrics/test.json", '{"accuracy": "high", "loss": 1}', "has no accuracy and loss"),
+        ("metrics/test.json", '{"accuracy": "high", "loss": 1}', "accuracy: found 'high', expected a number"),
+        ("metrics/test.json", '{"accuracy": true, "loss": 1}', "accuracy: found True, expected a number"),
+        ("metrics/test.json", '{"accuracy": NaN, "loss": 1}', "accuracy: found nan, expected a number"),
     ],
 )
 def test_a_damaged_file_is_named_and_the_page_stays(pipeline: Project, path: str, content: str, words: str) -> None:
@@ -246,6 +267,7 @@ def test_a_damaged_file_is_named_and_the_page_stays(pipeline: Project, path: str
     assert result.status == 1
     assert result.text.startswith(f"error: {path}: ")
     assert words in result.text
+    assert result.text.endswith("; run dvc repro, or name a revision that is whole\n")
     assert result.text.count("\n") == 1
     assert (pipeline.folder / PAGE).read_text() == "as it was"
 
@@ -262,21 +284,13 @@ def test_revisions_that_are_not_there_or_too_many_are_told(pipeline: Project, mo
     monkeypatch.chdir(pipeline.folder)
     for words, told in (
         (["nowhere"], "nowhere: is no commit, branch, tag or experiment"),
-        ([*"ABCDEFG"], "found 7 revisions, expected 6 at most"),
+        ([*"ABCDEFG"], "found 7 revisions, expected 6 at most, for so many colours can be told apart; name fewer"),
+        (["HEAD", "main", "--watch"], "--watch: nothing of HEAD, main changes; name workspace as well, or leave"),
     ):
         result = CliRunner().invoke(app, ["page", *words])
         assert isinstance(result.exception, UserError)
         assert told in str(result.exception)
     assert not (pipeline.folder / PAGE).exists()
-
-
-def test_files_that_go_while_they_are_read_are_left_out(
-    pipeline: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(pipeline.folder)
-    monkeypatch.setattr(snapshot, "_list", lambda *_: ["params.yaml", "plots/history.csv"])
-    (pipeline.folder / "plots/history.csv").unlink()
-    assert list(snapshot.read_files(["params.yaml", "plots/history.csv"])) == ["params.yaml"]
 
 
 def test_a_watched_page_changes_in_an_open_browser(pipeline: Project, chromium: Browser) -> None:
@@ -322,6 +336,27 @@ def test_a_watched_page_changes_in_an_open_browser(pipeline: Project, chromium: 
         rest = watch.communicate(timeout=60)[0]
         assert watch.returncode == 0, rest
         assert "written a last time" in rest
+        assert "data-refresh" not in pipeline.read(PAGE).decode()[:100]
+    finally:
+        watch.kill()
+
+
+def test_a_watch_that_is_terminated_leaves_a_page_that_does_not_load_itself_again(pipeline: Project) -> None:
+    watch = subprocess.Popen(
+        ["lenet-cifar10", "page", "--watch"],
+        cwd=pipeline.folder,
+        env=environment(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert watch.stdout is not None
+        assert watch.stdout.readline().startswith("file://")
+        assert "data-refresh" in pipeline.read(PAGE).decode()[:100]
+        watch.terminate()
+        rest = watch.communicate(timeout=60)[0]
+        assert watch.returncode == 143, rest
         assert "data-refresh" not in pipeline.read(PAGE).decode()[:100]
     finally:
         watch.kill()

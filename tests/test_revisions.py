@@ -12,6 +12,7 @@ from project import Project
 
 from lenet_cifar10 import revisions
 from lenet_cifar10.errors import UserError
+from lenet_cifar10.results import COUNTS
 
 WEIGHTS, METRICS, PREDICTIONS = "data/model/lenet.safetensors", "metrics/test.json", "plots/predictions.csv"
 
@@ -24,7 +25,7 @@ def here(pipeline: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return pipeline
 
 
-def complaint(read: Callable[..., Any], *arguments: str) -> str:
+def complaint(read: Callable[..., Any], *arguments: object) -> str:
     with pytest.raises(UserError) as caught:
         read(*arguments)
     assert "\n" not in str(caught.value)
@@ -124,9 +125,44 @@ def test_outside_of_a_project_there_is_nothing(tmp_path: Path, monkeypatch: pyte
 
 def test_json_is_read_or_refused(here: Project) -> None:
     assert revisions.read_json(METRICS, "HEAD") == json.loads(here.read(METRICS))
+    assert complaint(revisions.read_json, METRICS, "HEAD", {"loss": COUNTS}).startswith(
+        f"{METRICS} in HEAD: loss: found"
+    )
     for text in ("{", "[" * 100_000, "\udcff"):
         (here.folder / METRICS).write_text(text, errors="surrogateescape")
         assert complaint(revisions.read_json, METRICS).startswith(f"{METRICS}: is not JSON (")
+
+
+def test_files_and_folders_are_read_at_once_without_what_is_not_there(here: Project) -> None:
+    places = ["plots/history.csv", "nowhere", "plots/images", WEIGHTS]
+    pictures = sorted(path.name for path in (here.folder / "plots/images").iterdir())
+    found = revisions.read_files(places, "HEAD")
+    assert list(found) == ["plots/history.csv", *(f"plots/images/{name}" for name in pictures), WEIGHTS]
+    assert found == revisions.read_files(places) == {path: here.read(path) for path in found}
+    shutil.rmtree(here.folder / ".dvc/cache")
+    found.pop(WEIGHTS)
+    assert revisions.read_files(places, "HEAD") == found
+
+
+@pytest.mark.parametrize("name", ["nowhere", "HEAD:plots", ""])
+def test_files_of_what_is_no_revision_are_refused(here: Project, name: str) -> None:
+    assert "is no commit, branch, tag or experiment; see git log" in complaint(revisions.read_files, [METRICS], name)
+    shutil.rmtree(here.folder / ".git")
+    assert "is no Git repository" in complaint(revisions.read_files, [METRICS], "HEAD")
+
+
+def test_files_that_go_while_they_are_read_are_left_out(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [here.folder / "params.yaml", here.folder / "plots/gone.csv"]
+    monkeypatch.setattr(revisions, "_list", lambda *_: paths)
+    assert list(revisions.read_files(["params.yaml", "plots"])) == ["params.yaml"]
+    assert [path for path, _, _ in revisions.stat_files(["params.yaml", "plots"])] == [str(paths[0])]
+
+
+def test_a_change_of_a_file_is_seen_without_reading_it(here: Project) -> None:
+    before = revisions.stat_files(["plots", "params.yaml"])
+    assert revisions.stat_files(["plots", "params.yaml"]) == before
+    (here.folder / "plots/images/new.png").touch()
+    assert [entry for entry in revisions.stat_files(["plots", "params.yaml"]) if entry not in before] != []
 
 
 def test_params_are_read_by_their_dotted_keys_and_a_learning_rate_is_a_number_however_it_is_written(
@@ -140,15 +176,18 @@ def test_params_are_read_by_their_dotted_keys_and_a_learning_rate_is_a_number_ho
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: [", "is not valid YAML"),
-        ("a: 1\na: 2", "is not valid YAML"),
+        ("a: [", r"is not valid YAML \(.*\)"),
+        ("a: 1\na: 2", r"is not valid YAML \(.*\)"),
         ("- 1", "has no sections"),
         ("", "has no sections"),
     ],
 )
 def test_params_that_are_none_are_refused(here: Project, text: str, words: str) -> None:
     (here.folder / "params.yaml").write_text(text)
-    assert complaint(revisions.read_params).startswith(f"params.yaml: {words}")
+    assert re.fullmatch(f"params.yaml: {words}; git restore params.yaml", complaint(revisions.read_params))
+    here.commit("damaged")
+    expected = f"params.yaml in HEAD: {words}; name a revision that is whole"
+    assert re.fullmatch(expected, complaint(revisions.read_params, "HEAD"))
 
 
 def test_the_hash_of_an_output_is_that_of_dvc_lock(here: Project) -> None:
@@ -165,7 +204,8 @@ def test_the_parameters_of_the_run_are_those_of_dvc_lock(here: Project) -> None:
     here.change_params({"train.epochs": 7})
     params, of_run = revisions.read_params(), revisions.read_lock().params
     assert (params["train.epochs"], of_run["train.epochs"]) == (7, 2)
-    assert params | of_run == revisions.read_params("HEAD")
+    assert revisions.read_lock().params_of_run(params) == revisions.read_params("HEAD")
+    assert list(revisions.read_lock().params_of_run(params)) == list(params)
     assert params.keys() - of_run.keys() == {"data.urls"}
     assert revisions.read_lock("HEAD").params == of_run
 
@@ -174,14 +214,23 @@ def test_without_dvc_lock_there_are_no_hashes_and_no_parameters_of_a_run(here: P
     (here.folder / "dvc.lock").unlink()
     for revision in ("HEAD~1", "workspace"):
         assert revisions.read_hash(WEIGHTS, revision) is None
-        assert revisions.read_lock(revision) == revisions.Lock({}, {}, frozenset())
+        assert revisions.read_lock(revision) == revisions.Lock({}, {}, {})
 
 
 def test_an_output_that_was_made_anew_after_it_was_read_is_found(here: Project) -> None:
     here.change_params({"train.epochs": 1})
     here.dvc("repro", "train")
-    assert revisions.read_lock().replaced >= {WEIGHTS, "plots/history.csv"}
-    assert revisions.read_lock("HEAD").replaced == frozenset()
+    none = dict.fromkeys(("download", "prepare", "train"), frozenset[str]())
+    assert revisions.read_lock().replaced == none | {
+        "evaluate": {WEIGHTS},
+        "figures": {"plots/history.csv"},
+        "card": {WEIGHTS, "metrics/train.json"},
+    }
+    assert set().union(*revisions.read_lock("HEAD").replaced.values()) == set()
+    here.dvc("repro", "evaluate")
+    replaced = revisions.read_lock().replaced
+    assert replaced["evaluate"] == frozenset()
+    assert replaced["card"] == {WEIGHTS, "metrics/train.json", METRICS, PREDICTIONS}
 
 
 @pytest.mark.parametrize(
@@ -189,4 +238,4 @@ def test_an_output_that_was_made_anew_after_it_was_read_is_found(here: Project) 
 )
 def test_a_dvc_lock_that_is_none_is_refused(here: Project, text: str) -> None:
     (here.folder / "dvc.lock").write_text(text)
-    assert complaint(revisions.read_hash, WEIGHTS) == "dvc.lock: is damaged; restore it, or run dvc repro"
+    assert complaint(revisions.read_hash, WEIGHTS) == "dvc.lock: is damaged; git restore dvc.lock"

@@ -6,8 +6,10 @@ colour in every chart. Colours, fonts and lines are left to the page. A chart is
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from lenet_cifar10.results import Answer, ClassCount
 from lenet_cifar10.statistics import wilson_interval
 
 Row = Mapping[str, Any]
@@ -16,76 +18,56 @@ Spec = dict[str, Any]
 
 DASHED, SOLID = [6, 4], [1, 0]
 MOST_READINGS = 400  # along an axis: more would make the page slow
+MOST_DOTS = 40  # on a line, one an epoch
 MOST_NUMBERED_CLASSES = 20
 HEIGHT = 280  # pixels
 
 
-def draw_curves(
-    histories: Mapping[str, Table],
-    columns: Mapping[str, str],
-    description: str,
-    number: str,
-    last_epoch: int,
-    from_zero: bool = False,
-) -> Spec:
-    """Lines over the epochs up to `last_epoch`: of two columns the first is dashed.
+@dataclass(frozen=True)
+class Curves:
+    """Lines over the epochs: columns of a history by what they are called, of two the first dashed.
 
-    `columns` are those of the tables by what they are called; `number` is d3's format of the axis and a reading,
-    with the sign of the percentage only if values are fractions.
+    `axis` is d3's format of the axis, `reading` Python's of one value.
     """
-    is_compared = len(histories) > 1
-    points = [
-        {"run": run, "part": part, "epoch": row["epoch"], "value": row[column]}
-        for run, history in histories.items()
-        for part, column in columns.items()
-        for row in history
-    ]
-    values = {(point["epoch"], point["run"], point["part"]): point["value"] for point in points}
-    titles = {
-        (run, part): part if not is_compared else run if len(columns) == 1 else f"{run}, {part}"
-        for run in histories
-        for part in columns
-    }
-    epochs = sorted({point["epoch"] for point in points})
-    readings = [
-        {
-            "epoch": epoch,
-            "tip": {"epoch": epoch} | {titles[key]: _show(values.get((epoch, *key)), number) for key in titles},
-        }
-        for epoch in epochs[:: -(-len(epochs) // MOST_READINGS) or 1]
-    ]
-    axis = {"values": _ticks(last_epoch), "format": ",d", "grid": False}
+
+    title: str
+    columns: Mapping[str, str]
+    axis: str = "~g"
+    reading: str = ".4g"
+    from_zero: bool = False
+
+
+def draw_curves(histories: Mapping[str, Table], curves: Curves, description: str, last_epoch: int) -> Spec:
+    """The curves of every run up to `last_epoch`, with what they are where the pointer is."""
     epoch = {
         "field": "epoch",
         "type": "quantitative",
         "title": "epoch",
-        "axis": axis,
+        "axis": {"values": _ticks(last_epoch), "format": ",d", "grid": False},
         "scale": {"domain": [1, max(last_epoch, 2)], "nice": False},
     }
-    dashes = [SOLID] if len(columns) == 1 else [DASHED, SOLID]
-    encoding = {
-        "x": epoch,
-        "y": {
-            "field": "value",
-            "type": "quantitative",
-            "title": None,
-            "axis": {"format": number, "tickCount": 6},
-            "scale": {"zero": from_zero},
-        },
-        "color": _colour("run", list(histories)) if is_compared else _colour("part", list(columns)),
-        "strokeDash": {
-            "field": "part",
-            "type": "nominal",
-            "scale": {"domain": list(columns), "range": dashes},
-            "legend": None,
-        },
-        "detail": {"field": "run", "type": "nominal"},
+    return _chart(description, [_reading_layer(histories, curves, epoch), _line_layer(histories, curves, epoch)])
+
+
+def _reading_layer(histories: Mapping[str, Table], curves: Curves, epoch: Spec) -> Spec:
+    tables = {run: {row["epoch"]: row for row in history} for run, history in histories.items()}
+    epochs = sorted({number for table in tables.values() for number in table})
+    lines = {
+        part if len(tables) == 1 else run if len(curves.columns) == 1 else f"{run}, {part}": (table, column)
+        for run, table in tables.items()
+        for part, column in curves.columns.items()
     }
-    is_sparse = len(epochs) <= 40
-    line = {"type": "line", "strokeWidth": 2, "point": {"size": 18} if is_sparse else False}
+    readings = [
+        {"epoch": number}
+        | {
+            title: format(table[number][column], curves.reading) if number in table else "-"
+            for title, (table, column) in lines.items()
+        }
+        for number in epochs[:: -(-len(epochs) // MOST_READINGS) or 1]
+    ]
     nearest = {"type": "point", "on": "pointerover", "clear": "pointerout", "fields": ["epoch"], "nearest": True}
-    reading = {
-        "data": {"values": readings},
+    return {
+        "data": {"values": [{"epoch": reading["epoch"], "tip": reading} for reading in readings]},
         "params": [{"name": "reading", "select": nearest}],
         # The nearest rule's datum is that of an invisible cell around it.
         "mark": {"type": "rule", "style": "reading", "aria": False, "tooltip": {"expr": "(datum.datum || datum).tip"}},
@@ -94,16 +76,48 @@ def draw_curves(
             "opacity": {"condition": {"param": "reading", "empty": False, "value": 1}, "value": 0},
         },
     }
-    return _chart(description, [reading, {"data": {"values": points}, "mark": line, "encoding": encoding}])
 
 
-def draw_confusion(predictions: Table, names: Sequence[str], description: str) -> Spec:
+def _line_layer(histories: Mapping[str, Table], curves: Curves, epoch: Spec) -> Spec:
+    points = [
+        {"run": run, "part": part, "epoch": row["epoch"], "value": row[column]}
+        for run, history in histories.items()
+        for part, column in curves.columns.items()
+        for row in history
+    ]
+    parts = list(curves.columns)
+    is_sparse = max(map(len, histories.values())) <= MOST_DOTS
+    return {
+        "data": {"values": points},
+        "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 18} if is_sparse else False},
+        "encoding": {
+            "x": epoch,
+            "y": {
+                "field": "value",
+                "type": "quantitative",
+                "title": None,
+                "axis": {"format": curves.axis, "tickCount": 6},
+                "scale": {"zero": curves.from_zero},
+            },
+            "color": _colour("run", list(histories)) if len(histories) > 1 else _colour("part", parts),
+            "strokeDash": {
+                "field": "part",
+                "type": "nominal",
+                "scale": {"domain": parts, "range": [DASHED, SOLID][-len(parts) :]},
+                "legend": None,
+            },
+            "detail": {"field": "run", "type": "nominal"},
+        },
+    }
+
+
+def draw_confusion(answers: Sequence[Answer], names: Sequence[str], description: str) -> Spec:
     """A matrix of actual against predicted classes, shaded by the share of the actual class, numbered by images.
 
     It is as high as its place, too.
     """
-    counts = Counter((row["actual"], row["predicted"]) for row in predictions)
-    totals = Counter(row["actual"] for row in predictions)
+    counts = Counter((answer.actual, answer.predicted) for answer in answers)
+    totals = Counter(answer.actual for answer in answers)
     cells = [
         {
             "actual": actual,
@@ -149,32 +163,28 @@ def draw_confusion(predictions: Table, names: Sequence[str], description: str) -
     return _chart(description, layers, data=cells, height="container")
 
 
-def draw_per_class(predictions: Mapping[str, Table], names: Sequence[str], description: str) -> Spec:
+def draw_per_class(counts: Mapping[str, Sequence[ClassCount]], description: str) -> Spec:
     """The accuracy of each class with its 95 % interval (Wilson), the best class of the first run above."""
-    rows = []
-    for run, table in predictions.items():
-        totals = Counter(row["actual"] for row in table)
-        right = Counter(row["actual"] for row in table if row["actual"] == row["predicted"])
-        for name in names:
-            if totals[name]:
-                interval = wilson_interval(right[name], totals[name])
-                row = {"run": run, "class": name, "accuracy": right[name] / totals[name]}
-                row |= {"low": interval.low, "high": interval.high, "images": totals[name]}
+    rows, shares = [], dict[str, float]()
+    for run, classes in counts.items():
+        for found in classes:
+            if found.count:
+                interval = wilson_interval(found.right, found.count)
+                row = {"run": run, "class": found.name, "accuracy": found.right / found.count}
+                row |= {"low": interval.low, "high": interval.high, "images": found.count}
                 rows.append(row | {"interval": f"{interval.low:.1%} to {interval.high:.1%}"})
-    first: dict[str, float] = {}
-    for row in rows:
-        first.setdefault(row["class"], row["accuracy"])
-    order = sorted(first, key=lambda name: (-first[name], list(names).index(name)))
+                shares.setdefault(found.name, found.right / found.count)
+    order = sorted(shares, key=lambda name: -shares[name])
     share = {"type": "quantitative", "title": "accuracy", "scale": {"zero": False}}
     share["axis"] = {"format": ".0%", "tickCount": 6}
     encoding: Spec = {
         "y": {"field": "class", "type": "nominal", "sort": order, "title": None, "axis": {"grid": True}},
-        "color": _colour("run", list(predictions)),
+        "color": _colour("run", list(counts)),
     }
-    if len(predictions) > 1:
-        encoding["yOffset"] = {"field": "run", "type": "nominal", "scale": {"domain": list(predictions)}, "sort": None}
+    if len(counts) > 1:
+        encoding["yOffset"] = {"field": "run", "type": "nominal", "scale": {"domain": list(counts)}, "sort": None}
     tooltip = [
-        *([{"field": "run", "type": "nominal"}] if len(predictions) > 1 else []),
+        *([{"field": "run", "type": "nominal"}] if len(counts) > 1 else []),
         {"field": "class", "type": "nominal"},
         {"field": "accuracy", "type": "quantitative", "format": ".1%"},
         {"field": "interval", "type": "nominal", "title": "95 % interval"},
@@ -188,7 +198,7 @@ def draw_per_class(predictions: Mapping[str, Table], names: Sequence[str], descr
             "encoding": {"x": {"field": "accuracy", **share}, "tooltip": tooltip},
         },
     ]
-    return _chart(description, layers, data=rows, height=len(names) * (14 + 11 * len(predictions)), encoding=encoding)
+    return _chart(description, layers, data=rows, height=len(order) * (14 + 11 * len(counts)), encoding=encoding)
 
 
 def draw_calibration(calibrations: Mapping[str, Table], description: str) -> Spec:
@@ -227,10 +237,6 @@ def _ticks(last: int) -> list[int]:
     steps = (base * 10**power for power in range(12) for base in (1, 2, 5))
     step = next(step for step in steps if last / step <= 7)
     return sorted({1, *range(step, last + 1, step)})
-
-
-def _show(value: float | None, number: str) -> str:
-    return "-" if value is None else f"{value:.2%}" if number.endswith("%") else f"{value:.4g}"
 
 
 def _chart(

@@ -1,30 +1,15 @@
-"""The answers of two networks to the same test images: how far they differ, and whether that is more than chance."""
+"""The answers of two networks to the same test images: how far they differ, and whether that is significant."""
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from scipy import stats
 
-from lenet_cifar10.errors import UserError
+from lenet_cifar10.results import Answer
 from lenet_cifar10.statistics import Interval, PairedDifference, compare_pairs, wilson_interval
 
-SIGNIFICANCE = 0.05  # below it a p-value is taken for more than chance
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a network said of one test image, and what it is."""
-
-    index: int
-    actual: str
-    predicted: str
-
-    @property
-    def is_right(self) -> bool:
-        return self.predicted == self.actual
+SIGNIFICANCE = 0.05  # a difference with a p-value below it is called significant
 
 
 @dataclass(frozen=True)
@@ -37,9 +22,10 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ClassDifference:
-    """A class of `count` test images: both accuracies, the second minus the first, and whether that is chance.
+    """A class of `count` test images: both accuracies, and the second minus the first.
 
-    `moved` goes by `adjusted_p_value`, which allows for as many tests as there are classes.
+    p_value is the probability of a difference at least as large if there were none; `moved` goes by adjusted_p_value,
+    which allows for as many tests as there are classes.
     """
 
     name: str
@@ -67,31 +53,6 @@ class Comparison:
     classes: list[ClassDifference]
 
 
-def parse_answers(content: bytes, place: str) -> list[Answer]:
-    """The rows of a predictions table: a CSV with the columns index, actual, predicted and confidence.
-
-    Raises:
-        UserError: it is no such table, or has no rows; `place` is what the message calls it.
-    """
-    answers: list[Answer] = []
-    try:
-        rows = csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
-        columns = next(rows, [])
-        if missing := {"index", "actual", "predicted", "confidence"}.difference(columns):
-            raise ValueError(f"it lacks the column {min(missing)}")
-        for row in rows:
-            cells = dict(zip(columns, row, strict=True))
-            if not (cells["actual"] and cells["predicted"] and 0 <= float(cells["confidence"]) <= 1):
-                raise ValueError("no class or no confidence from 0 to 1")
-            answers.append(Answer(int(cells["index"]), cells["actual"], cells["predicted"]))
-        if not answers:
-            raise ValueError("it has no rows")
-    except (ValueError, csv.Error) as error:
-        reason = f"row {len(answers) + 1}: {error}" if answers else str(error)
-        raise UserError(f"{place}: is damaged ({reason}); run dvc repro, or name a revision that is whole") from None
-    return answers
-
-
 def difference_of_images(first: Sequence[Answer], second: Sequence[Answer]) -> str | None:
     """In what two tables are seen not to be of the same images in the same order; None where nothing shows it."""
     if len(first) != len(second):
@@ -115,7 +76,9 @@ def compare_answers(first: Sequence[Answer], second: Sequence[Answer]) -> Compar
     """
     if reason := difference_of_images(first, second):
         raise ValueError(reason)
-    outcomes = [(one.is_right, other.is_right) for one, other in zip(first, second, strict=True)]
+    outcomes = [
+        (one.predicted == one.actual, other.predicted == other.actual) for one, other in zip(first, second, strict=True)
+    ]
     names = sorted({answer.actual for answer in first})
     members = [[outcome for answer, outcome in zip(first, outcomes, strict=True) if answer.actual == n] for n in names]
     tests = [_compare_outcomes(outcomes_of_class) for outcomes_of_class in members]

@@ -12,16 +12,22 @@ from string import Template
 from typing import Any
 
 from lenet_cifar10 import charts, vega
-from lenet_cifar10.charts import Spec, Table
+from lenet_cifar10.charts import Curves, Spec, Table
+from lenet_cifar10.results import Answer, ClassCount, count_right
 
 MOST_RUNS = 6  # so many colours can be told apart
+CURVES = (
+    Curves("Loss (cross-entropy)", {"training": "train_loss", "validation": "validation_loss"}),
+    Curves("Accuracy", {"training": "train_accuracy", "validation": "validation_accuracy"}, "~%", ".2%"),
+    Curves("Learning rate", {"learning rate": "learning_rate"}, from_zero=True),
+)
 
 
 @dataclass(frozen=True)
 class Run:
     """What there is of a run. Tables, figures and pictures that are not there yet are empty.
 
-    `test` holds accuracy and loss, and perhaps more; the pictures are files by their names.
+    `test` is as `results.parse_test_figures` reads it; the pictures are files by their names.
     """
 
     name: str
@@ -29,7 +35,7 @@ class Run:
     history: Table
     is_trained: bool
     test: Mapping[str, Any]
-    predictions: Table
+    predictions: Sequence[Answer]
     calibration: Table
     pictures: Mapping[str, bytes]
 
@@ -114,18 +120,17 @@ def _planned(run: Run) -> int:
 
 def _figures(run: Run) -> dict[str, Figure]:
     """The figures of a run that are there, by what they are called."""
-    test, figures = run.test, {}
+    test, figures = {name: value for name, value in run.test.items() if value is not None}, {}
     if test:
-        has_interval = _is_number(test.get("accuracy_low")) and _is_number(test.get("accuracy_high"))
+        has_interval = "accuracy_low" in test and "accuracy_high" in test
         interval = f"{_percent(test['accuracy_low'])} to {_percent(test['accuracy_high'])}" if has_interval else ""
         figures["Test accuracy"] = Figure(_percent(test["accuracy"]), interval)
-        if _is_number(test.get("accuracy_with_flips")):
-            figures["Test accuracy with flips"] = Figure(_percent(test["accuracy_with_flips"]))
+    if "accuracy_with_flips" in test:
+        figures["Test accuracy with flips"] = Figure(_percent(test["accuracy_with_flips"]))
+    if "loss" in test:
         figures["Test loss"] = Figure(f"{test['loss']:.4f}")
-        if _is_number(test.get("expected_calibration_error")):
-            figures["Calibration error"] = Figure(
-                _percent(test["expected_calibration_error"]), "expected, on the test set"
-            )
+    if "expected_calibration_error" in test:
+        figures["Calibration error"] = Figure(_percent(test["expected_calibration_error"]), "expected, on the test set")
     if run.history:
         last = run.history[-1]
         figures["Validation accuracy"] = Figure(
@@ -187,85 +192,81 @@ def _show(value: object) -> str:
 def _training_cards(runs: Sequence[Run]) -> list[Card]:
     histories = {run.name: run.history for run in runs}
     longest = max((len(history) for history in histories.values()), default=0)
+    if longest == 0:
+        return [Card(curves.title, None, "It comes with the first epoch.") for curves in CURVES]
     # A curve grows into the room that its training will need.
     last_epoch = max([longest, *(_planned(run) for run in runs if run.history and not run.is_trained)])
-    both = {"training": "train", "validation": "validation"}
-    plans = [
-        ("Loss (cross-entropy)", "loss", both, "~g", False),
-        ("Accuracy", "accuracy", both, "~%", False),
-        ("Learning rate", "learning_rate", {"learning rate": ""}, "~g", True),
-    ]
-    missing = [run.name for run in runs if not run.history]
+    missing = _not_there([run.name for run in runs if not run.history])
     cards = []
-    for title, quantity, parts, number, from_zero in plans:
-        if longest == 0:
-            cards.append(Card(title, None, "It comes with the first epoch."))
-            continue
-        columns = {part: f"{prefix}_{quantity}" if prefix else quantity for part, prefix in parts.items()}
+    for curves in CURVES:
         last = "; ".join(
-            f"{run.name}: " + ", ".join(f"{part} {run.history[-1][column]:.4g}" for part, column in columns.items())
+            f"{run.name}: "
+            + ", ".join(f"{part} {run.history[-1][name]:{curves.reading}}" for part, name in curves.columns.items())
             for run in runs
             if run.history
         )
-        description = f"{title} over {longest} epochs. At the end {last}."
-        spec = charts.draw_curves(histories, columns, description, number, last_epoch, from_zero)
-        cards.append(Card(title, spec, _not_there(missing), _curves_key(runs, list(columns))))
+        description = f"{curves.title} over {longest} epochs. At the end {last}."
+        spec = charts.draw_curves(histories, curves, description, last_epoch)
+        cards.append(Card(curves.title, spec, missing, _curves_key(runs, list(curves.columns))))
     return cards
 
 
 def _test_cards(runs: Sequence[Run]) -> list[Card]:
-    names = list(dict.fromkeys(name for run in runs for name in _class_names(run)))
-    scored = [run for run in runs if run.predictions]
-    if not scored:
+    if not any(run.predictions for run in runs):
         later = "It comes when the trained network has been evaluated."
         return [Card(title, None, later) for title in ("Confusion", "Accuracy by class", "Calibration")]
+    names = list(dict.fromkeys(name for run in runs for name in _class_names(run)))
+    counts = {
+        run.name: count_right(((answer.actual, answer.predicted) for answer in run.predictions), names) for run in runs
+    }
+    return [*_confusion_cards(runs, names, counts), _per_class_card(runs, counts), _calibration_card(runs)]
+
+
+def _confusion_cards(
+    runs: Sequence[Run], names: Sequence[str], counts: Mapping[str, Sequence[ClassCount]]
+) -> list[Card]:
+    scored = [run for run in runs if run.predictions]
+    shape = "matrix tall" if len(scored) == 1 else "matrix"
     cards = []
     for run in scored:
-        right = sum(row["actual"] == row["predicted"] for row in run.predictions)
+        right = sum(found.right for found in counts[run.name])
         told = f"{right:,} of {len(run.predictions):,} test images right"
         spec = charts.draw_confusion(run.predictions, names, f"Confusion matrix{_of(run, runs)}: {told}.")
-        title = "Confusion" + _of(run, runs)
-        shape = "matrix tall" if len(scored) == 1 else "matrix"
-        cards.append(Card(title, spec, f"{told}; shaded by the share of the actual class.", shape=shape))
-    missing = [run.name for run in runs if not run.predictions]
-    per_class = charts.draw_per_class(
-        {run.name: run.predictions for run in runs},
-        names,
-        f"Test accuracy of each of {len(names)} classes with 95 % intervals. "
-        + " ".join(_extremes(run, names) for run in scored),
-    )
-    note = "With 95 % intervals (Wilson)."
-    cards.append(Card("Accuracy by class", per_class, f"{note} {_not_there(missing)}".strip(), _runs_key(runs)))
-    calibrated = [run for run in runs if run.calibration]
+        note = f"{told}; shaded by the share of the actual class."
+        cards.append(Card("Confusion" + _of(run, runs), spec, note, shape=shape))
+    return cards
+
+
+def _per_class_card(runs: Sequence[Run], counts: Mapping[str, Sequence[ClassCount]]) -> Card:
+    extremes = " ".join(_extremes(run.name, counts[run.name]) for run in runs if run.predictions)
+    spec = charts.draw_per_class(counts, f"Test accuracy by class with 95 % intervals. {extremes}")
+    missing = _not_there([run.name for run in runs if not run.predictions])
+    return Card("Accuracy by class", spec, f"With 95 % intervals (Wilson). {missing}".strip(), _runs_key(runs))
+
+
+def _calibration_card(runs: Sequence[Run]) -> Card:
+    if not any(run.calibration for run in runs):
+        return Card("Calibration", None, "This run has no table of it.")
     spec = charts.draw_calibration(
         {run.name: run.calibration for run in runs},
         "Accuracy against mean confidence of the test images, in bins of like confidence, beside the diagonal.",
     )
-    if calibrated:
-        missing = [run.name for run in runs if not run.calibration]
-        note = "A point for each bin, larger with more images; on the dashed line confidence is exact."
-        cards.append(Card("Calibration", spec, f"{note} {_not_there(missing)}".strip(), _runs_key(runs)))
-    else:
-        cards.append(Card("Calibration", None, "This run has no table of it."))
-    return cards
+    missing = _not_there([run.name for run in runs if not run.calibration])
+    note = f"A point for each bin, larger with more images; on the dashed line confidence is exact. {missing}".strip()
+    return Card("Calibration", spec, note, _runs_key(runs))
 
 
 def _class_names(run: Run) -> list[str]:
     """In the order of their labels, which test figures keep."""
-    per_class = run.test.get("per_class")
-    known = list(per_class) if isinstance(per_class, Mapping) else []
-    seen = {row[column] for row in run.predictions for column in ("actual", "predicted")}
+    known = list(run.test.get("per_class", ()))
+    seen = {name for answer in run.predictions for name in (answer.actual, answer.predicted)}
     return [*(name for name in known if name in seen), *sorted(seen - set(known))]
 
 
-def _extremes(run: Run, names: Sequence[str]) -> str:
-    shares = {}
-    for name in names:
-        found = [row["predicted"] == name for row in run.predictions if row["actual"] == name]
-        if found:
-            shares[name] = sum(found) / len(found)
+def _extremes(run: str, counts: Sequence[ClassCount]) -> str:
+    shares = {found.name: found.right / found.count for found in counts if found.count}
     best, worst = max(shares, key=lambda name: shares[name]), min(shares, key=lambda name: shares[name])
-    return f"{run.name}: best {best} with {_percent(shares[best], 1)}, worst {worst} with {_percent(shares[worst], 1)}."
+    return f"{run}: best {best} with {_percent(shares[best], 1)}, worst {worst} with {_percent(shares[worst], 1)}."
 
 
 def _pictures(runs: Sequence[Run], captions: Mapping[str, Caption]) -> str:
@@ -346,7 +347,3 @@ def _not_there(names: Sequence[str]) -> str:
 
 def _percent(fraction: float, digits: int = 2) -> str:
     return f"{100 * fraction:.{digits}f}\N{NO-BREAK SPACE}%"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,14 +1,15 @@
 """The project's files as they are in the workspace, a commit, a branch, a tag or an experiment, read through DVC."""
 
-import json
-from collections.abc import Mapping
-from contextlib import closing
+import os
+from collections.abc import Collection, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dvc.api
 import scmrepo.exceptions
+from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException, NotDvcRepoError, PathMissingError
 from dvc.exceptions import IsADirectoryError as DvcIsADirectoryError
 from dvc.repo import Repo
@@ -17,8 +18,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from lenet_cifar10.errors import UserError
+from lenet_cifar10.results import Range, parse_values
 
 WORKSPACE = "workspace"  # DVC's word for what is not committed
+REMEDY = "run dvc repro, or name a revision that is whole"  # of a result that is damaged
 
 
 class MissingFileError(UserError):
@@ -30,13 +33,17 @@ class Lock:
     """What dvc.lock tells of a run.
 
     hashes: MD5s of the stages' outputs by their paths; params: the parameters that some stage ran with, by their dotted
-    keys (where to fetch the archive is none of them), of several values that of the first stage; replaced: outputs made
-    anew after a later stage had read them.
+    keys (where to fetch the archive is none of them), of several values that of the first stage; replaced: for each
+    stage those of its inputs that were made anew after it had read them.
     """
 
     hashes: dict[str, str]
     params: dict[str, Any]
-    replaced: frozenset[str]
+    replaced: dict[str, frozenset[str]]
+
+    def params_of_run(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """`params`, those of params.yaml, in their order, but with the values that the run had."""
+        return {**params, **self.params}
 
 
 def project_root() -> Path:
@@ -76,16 +83,52 @@ def read_bytes(path: str, revision: str = WORKSPACE) -> bytes:
         raise UserError(f"{place}: DVC cannot read it ({reason}); name a commit or experiment that is whole") from None
 
 
-def read_json(path: str, revision: str = WORKSPACE) -> Any:
-    """The values in a JSON file.
+def read_files(places: Collection[str], revision: str = WORKSPACE) -> dict[str, bytes]:
+    """The content of files and of all files in folders, by their paths from the project's folder.
+
+    What is not there, or goes while it is being read, is left out: DVC removes a stage's outputs before it runs.
 
     Raises:
-        UserError: as in `read_bytes`, or the file is not JSON.
+        UserError: there is no such revision, or DVC cannot read it.
     """
+    root, contents = project_root(), {}
+    if revision == WORKSPACE:
+        for path in _list(root, places):
+            with suppress(FileNotFoundError):
+                contents[path.relative_to(root).as_posix()] = path.read_bytes()
+        return contents
+    commit, folder = _find_commit(root, revision)
     try:
-        return json.loads(read_bytes(path, revision))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{describe(path, revision)}: is not JSON ({error}); run dvc repro") from None
+        with Repo.open(str(root), rev=commit, subrepos=True, uninitialized=True) as repo:
+            files = DVCFileSystem(repo, subrepos=True)
+            for start in ((folder / place).as_posix() for place in places):
+                for path in sorted(files.find(start)) if files.exists(start) else []:
+                    with suppress(FileNotFoundError), files.open(path, mode="rb") as file:
+                        contents[Path(path.lstrip("/")).relative_to(folder).as_posix()] = file.read()
+    except DvcException as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{revision}: DVC cannot read it ({reason}); name a commit or experiment that is whole"
+        ) from None
+    return contents
+
+
+def stat_files(places: Collection[str]) -> list[tuple[str, int, int]]:
+    """Path, time of change in ns and size of the workspace's files in these places: the same as long as they are."""
+    found = []
+    for path in _list(project_root(), places):
+        with suppress(FileNotFoundError):
+            found.append((str(path), path.stat().st_mtime_ns, path.stat().st_size))
+    return found
+
+
+def read_json(path: str, revision: str = WORKSPACE, numbers: Mapping[str, Range] | None = None) -> dict[str, Any]:
+    """The named values in a JSON file, with these numbers.
+
+    Raises:
+        UserError: as in `read_bytes`, or the file holds no named values, or not these numbers.
+    """
+    return parse_values(read_bytes(path, revision), describe(path, revision), numbers or {}, REMEDY)
 
 
 def read_params(revision: str = WORKSPACE) -> dict[str, Any]:
@@ -104,16 +147,20 @@ def read_lock(revision: str = WORKSPACE) -> Lock:
         UserError: there is no such revision, or dvc.lock is not one.
     """
     try:
-        stages = _read_yaml("dvc.lock", revision).get("stages", {}).values()
-        outputs = [(output["path"], output["md5"]) for stage in stages for output in stage.get("outs", [])]
-        inputs = [(item["path"], item["md5"]) for stage in stages for item in stage.get("deps", [])]
-        params = [pair for stage in stages for pair in _flatten(stage.get("params", {}).get("params.yaml", {}))]
-        hashes = dict(outputs)
+        stages = _read_yaml("dvc.lock", revision).get("stages", {})
+        hashes = {output["path"]: output["md5"] for stage in stages.values() for output in stage.get("outs", [])}
+        params = [p for stage in stages.values() for p in _flatten(stage.get("params", {}).get("params.yaml", {}))]
+        replaced = {
+            name: frozenset(
+                item["path"] for item in stage.get("deps", []) if hashes.get(item["path"], item["md5"]) != item["md5"]
+            )
+            for name, stage in stages.items()
+        }
     except MissingFileError:
-        return Lock({}, {}, frozenset())
+        return Lock({}, {}, {})
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{describe('dvc.lock', revision)}: is damaged; restore it, or run dvc repro") from None
-    return Lock(hashes, dict(reversed(params)), frozenset(path for path, md5 in inputs if hashes.get(path, md5) != md5))
+        raise UserError(f"{describe('dvc.lock', revision)}: is damaged; {_restore('dvc.lock', revision)}") from None
+    return Lock(hashes, dict(reversed(params)), replaced)
 
 
 def read_hash(path: str, revision: str = WORKSPACE) -> str | None:
@@ -123,16 +170,6 @@ def read_hash(path: str, revision: str = WORKSPACE) -> str | None:
         UserError: as in `read_lock`.
     """
     return read_lock(revision).hashes.get(path)
-
-
-def read_run_params(revision: str = WORKSPACE) -> dict[str, Any]:
-    """The parameters that a run had; those of params.yaml may have been changed since. Raises as `read_lock` does."""
-    return read_lock(revision).params
-
-
-def find_replaced(revision: str = WORKSPACE) -> frozenset[str]:
-    """The outputs that were made anew after a later stage had read them. Raises as `read_lock` does."""
-    return read_lock(revision).replaced
 
 
 def describe(path: str, revision: str) -> str:
@@ -160,15 +197,32 @@ def _find_commit(root: Path, revision: str) -> tuple[str, Path]:
         raise UserError(f"{root}: is no Git repository, so {name} cannot be found; name the workspace") from None
 
 
+def _list(root: Path, places: Collection[str]) -> list[Path]:
+    """The files there, each folder's in the order of their names."""
+    paths = []
+    for place in places:
+        # Unlike Path.rglob, os.walk goes on when a folder goes.
+        below = [Path(folder, name) for folder, _, names in os.walk(root / place) for name in names]
+        paths += [path for path in sorted(below) or [root / place] if path.is_file()]
+    return paths
+
+
 def _read_yaml(path: str, revision: str) -> dict[str, Any]:
     try:
         values = YAML(typ="safe", pure=True).load(read_bytes(path, revision).decode("utf-8"))
     except (YAMLError, ValueError, LookupError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{describe(path, revision)}: is not valid YAML: {reason}") from None
+        raise UserError(
+            f"{describe(path, revision)}: is not valid YAML ({reason}); {_restore(path, revision)}"
+        ) from None
     if not isinstance(values, dict):
-        raise UserError(f"{describe(path, revision)}: has no sections; restore it, or run dvc repro")
+        raise UserError(f"{describe(path, revision)}: has no sections; {_restore(path, revision)}")
     return values
+
+
+def _restore(path: str, revision: str) -> str:
+    """What to do where a file that no stage writes is damaged."""
+    return f"git restore {path}" if revision == WORKSPACE else "name a revision that is whole"
 
 
 def _flatten(values: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:

@@ -11,7 +11,8 @@ from lenet_cifar10 import terminal
 from lenet_cifar10.errors import UserError
 
 if TYPE_CHECKING:
-    from lenet_cifar10.comparison import Answer, Comparison
+    from lenet_cifar10.comparison import Comparison
+    from lenet_cifar10.results import Answer
 
 PREDICTIONS, WEIGHTS, TEST_IMAGES = "plots/predictions.csv", "data/model/lenet.safetensors", "data/prepared/test.npz"
 
@@ -69,10 +70,10 @@ def compare(
 
 def _read_run(revision: str) -> Run:
     from lenet_cifar10 import revisions
-    from lenet_cifar10.comparison import parse_answers
+    from lenet_cifar10.results import parse_answers
 
     content, place = revisions.read_bytes(PREDICTIONS, revision), revisions.describe(PREDICTIONS, revision)
-    answers = parse_answers(content, place)
+    answers = parse_answers(content, place, revisions.REMEDY)
     lock, params = revisions.read_lock(revision), revisions.read_params(revision)
     doubts = []
     if TEST_IMAGES not in lock.hashes:
@@ -84,9 +85,10 @@ def _read_run(revision: str) -> Run:
     if changed := [key for key, value in params.items() if lock.params.get(key, value) != value]:
         name = revisions.describe("params.yaml", revision)
         doubts.append(f"{name} was changed after the run ({', '.join(changed)}); run dvc repro")
-    if replaced := [path for path in (WEIGHTS, TEST_IMAGES) if path in lock.replaced]:
+    outdated = lock.replaced.get("evaluate", frozenset())
+    if replaced := [path for path in (WEIGHTS, TEST_IMAGES) if path in outdated]:
         doubts.append(f"{place} is of an earlier {' and '.join(replaced)}; run dvc repro")
-    return Run(revision, answers, lock.hashes.get(TEST_IMAGES), params, doubts)
+    return Run(revision, answers, lock.hashes.get(TEST_IMAGES), lock.params_of_run(params), doubts)
 
 
 def _refuse_other_images(first: Run, second: Run) -> None:
@@ -141,11 +143,17 @@ def _conclude(comparison: "Comparison") -> str:
 
     if comparison.right_in_first_only == comparison.right_in_second_only == 0:
         return "No difference: each image is right in both or wrong in both."
-    p_value, better = comparison.paired.p_value, "more" if comparison.paired.difference > 0 else "less"
-    shown = f"McNemar's exact p = {_show_p(p_value)}"
-    if p_value < SIGNIFICANCE:
-        return f"The difference is real at the 5 % level: B is right {better} often than A ({shown})."
-    return f"The difference is not shown to be real at the 5 % level ({shown})."
+    paired, better = comparison.paired, "more" if comparison.paired.difference > 0 else "less"
+    shown, is_significant = f"McNemar's exact p = {_show_p(paired.p_value)}", paired.p_value < SIGNIFICANCE
+    told = (
+        f"These two networks differ significantly (5 % level): B is right {better} often than A ({shown}). "
+        "Whether the settings differ takes several seeds (lenet-cifar10 seeds)."
+        if is_significant
+        else f"These two networks do not differ significantly (5 % level; {shown})."
+    )
+    if (paired.interval.low > 0 or paired.interval.high < 0) != is_significant:
+        told += " The interval is approximate, the test exact: a border case."
+    return told
 
 
 def _print_classes(comparison: "Comparison") -> None:

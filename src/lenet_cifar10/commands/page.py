@@ -1,5 +1,7 @@
 """Write one page with the figures, charts and pictures of runs."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,12 +11,14 @@ from lenet_cifar10 import terminal
 from lenet_cifar10.errors import UserError
 
 if TYPE_CHECKING:
+    from lenet_cifar10.experiments import Stop
     from lenet_cifar10.page import Run
 
 PAGE = Path("dvc_plots/report.html")  # where dvc plots writes too, and Git ignores it
 TRAIN, TEST, PICTURES = "metrics/train.json", "metrics/test.json", "plots/images/"
 HISTORY, PREDICTIONS, CALIBRATION = "plots/history.csv", "plots/predictions.csv", "plots/calibration.csv"
-CURVES = ("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
+FILES = (TRAIN, HISTORY, TEST, PREDICTIONS, CALIBRATION, PICTURES)
+CURVES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
 POLL_SECONDS, REFRESH_SECONDS = 1.0, 3
 
 # Those that show what no chart shows come first.
@@ -43,7 +47,7 @@ def page(
     there yet, while training runs, is said in its place.
 
     With --watch the page is written anew whenever a file of the workspace changes, and it loads itself again every
-    few seconds. Ctrl-C writes it a last time, without that, and ends with status 0.
+    few seconds. Ctrl-C writes it a last time, without that, and ends with status 0; SIGTERM does so with status 143.
 
     \b
     Examples:
@@ -57,8 +61,11 @@ def page(
     names = list(dict.fromkeys(revisions or [WORKSPACE]))
     if len(names) > MOST_RUNS:
         raise UserError(
-            f"found {len(names)} revisions, expected {MOST_RUNS} at most: so many colours can be told apart"
+            f"found {len(names)} revisions, expected {MOST_RUNS} at most, for so many colours can be told apart; "
+            "name fewer"
         )
+    if watch and WORKSPACE not in names:
+        raise UserError(f"--watch: nothing of {', '.join(names)} changes; name workspace as well, or leave --watch out")
     path = project_root() / PAGE
     if watch:
         _watch(path, names)
@@ -68,33 +75,50 @@ def page(
 
 
 def _watch(path: Path, names: list[str]) -> None:
-    """Keep the page up to date until Ctrl-C. Only the workspace changes; commits and experiments stay as they are."""
-    import time
+    """Keep the page up to date until a signal comes."""
+    import signal
 
-    from lenet_cifar10.revisions import WORKSPACE
+    from lenet_cifar10.experiments import answering_signals
 
-    kept = {name: _read(name) for name in names if name != WORKSPACE}
     shown, told = None, ""
-    try:
-        while True:
-            try:
-                runs = [kept.get(name) or _read(name) for name in names]
-            except UserError as error:  # a file may be half there: the page stays as it was
-                if str(error) != told:
-                    terminal.say(f"waiting: {error}")
-                told = str(error)
-            else:
+    with answering_signals() as stop:
+        try:
+            for found in _follow(names, stop):
+                if isinstance(found, UserError):  # a file may be half there: the page stays as it was
+                    if str(found) != told:
+                        terminal.say(f"waiting: {found}")
+                    told = str(found)
+                    continue
                 told = ""
-                if runs != shown:
-                    _write(path, runs, REFRESH_SECONDS)
+                if found != shown:
+                    _write(path, found, REFRESH_SECONDS)
                     if shown is None:
                         terminal.say(f"{path.as_uri()}\nkept up to date until Ctrl-C")
-                    shown = runs
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        if shown is not None:
-            _write(path, shown)
-            terminal.say(f"written a last time: {path.as_uri()}")
+                    shown = found
+        finally:
+            if shown is not None:
+                _write(path, shown)
+                terminal.say(f"written a last time: {path.as_uri()}")
+    if stop.status == 128 + signal.SIGTERM:
+        raise typer.Exit(stop.status)
+
+
+def _follow(names: list[str], stop: "Stop") -> "Iterator[list[Run] | UserError]":
+    """The runs, or why they cannot be read, now and whenever a file of the workspace has changed, until the stop."""
+    from lenet_cifar10.experiments import StoppedError
+    from lenet_cifar10.revisions import WORKSPACE, stat_files
+
+    kept = {name: _read(name) for name in names if name != WORKSPACE}
+    seen = None
+    with suppress(StoppedError):
+        while True:
+            if (files := stat_files((*FILES, "params.yaml", "dvc.lock"))) != seen:
+                seen = files
+                try:
+                    yield [kept.get(name) or _read(name) for name in names]
+                except UserError as error:
+                    yield error
+            stop.wait(POLL_SECONDS)
 
 
 def _write(path: Path, runs: "list[Run]", refresh_seconds: int = 0) -> None:
@@ -107,49 +131,39 @@ def _write(path: Path, runs: "list[Run]", refresh_seconds: int = 0) -> None:
 
 
 def _read(revision: str) -> "Run":
-    """What a revision has of a run, without what an earlier training left.
+    """What a revision has of a run, without test figures and pictures of an earlier training.
 
-    DVC removes a stage's outputs when the stage starts, and no others: those of the later stages are still there.
+    While a stage runs, its own outputs are gone and those of later stages are still there. Once it has run, dvc.lock
+    tells which of the later stages read something else.
     """
     from lenet_cifar10.page import Run
-    from lenet_cifar10.revisions import describe, find_replaced, read_params, read_run_params
-    from lenet_cifar10.snapshot import read_files, read_table
+    from lenet_cifar10.results import COUNTS, FRACTIONS, NUMBERS, Range, parse_answers, parse_table, parse_test_figures
+    from lenet_cifar10.revisions import REMEDY, describe, read_files, read_lock, read_params
 
-    params = read_params(revision)
-    files = read_files((TRAIN, HISTORY, TEST, PREDICTIONS, CALIBRATION, PICTURES), revision)
-    is_trained = TRAIN in files
-    if is_trained and (ran := read_run_params(revision)):  # params.yaml, whose order is kept, may have changed since
-        params = {name: ran[name] for name in params if name in ran} | ran
-    is_scored = is_trained and TEST in files and not find_replaced(revision)
+    params, lock, files = read_params(revision), read_lock(revision), read_files(FILES, revision)
+    is_trained, is_tested = TRAIN in files, TRAIN in files and TEST in files
+    if not is_tested or lock.replaced.get("evaluate"):
+        files = {path: content for path, content in files.items() if path not in (TEST, PREDICTIONS, CALIBRATION)}
+    if not is_tested or lock.replaced.get("figures"):
+        files = {path: content for path, content in files.items() if not path.startswith(PICTURES)}
 
-    def table(path: str, numbers: tuple[str, ...], words: tuple[str, ...] = ()) -> list[dict[str, Any]]:
-        return read_table(files[path], describe(path, revision), numbers, words) if path in files else []
+    def table(path: str, columns: dict[str, Range]) -> list[dict[Any, Any]]:
+        if path not in files:
+            return []
+        return parse_table(files[path], describe(path, revision), columns, remedy=REMEDY).to_dict("records")
 
+    tests, predictions = describe(TEST, revision), describe(PREDICTIONS, revision)
     return Run(
         name=revision,
-        params=params,
-        history=table(HISTORY, CURVES),
+        params=lock.params_of_run(params) if is_trained else params,  # dvc.lock knows no training that still runs
+        history=table(HISTORY, {"epoch": COUNTS} | dict.fromkeys(CURVES, NUMBERS)),
         is_trained=is_trained,
-        test=_read_figures(files[TEST], describe(TEST, revision)) if is_scored else {},
-        predictions=table(PREDICTIONS, (), ("actual", "predicted")) if is_scored else [],
-        calibration=table(CALIBRATION, ("confidence", "accuracy", "count")) if is_scored else [],
+        test=parse_test_figures(files[TEST], tests, REMEDY) if TEST in files else {},
+        predictions=parse_answers(files[PREDICTIONS], predictions, REMEDY) if PREDICTIONS in files else [],
+        calibration=table(CALIBRATION, {"confidence": FRACTIONS, "accuracy": FRACTIONS, "count": COUNTS}),
         pictures={
             path.removeprefix(PICTURES): content
             for path, content in files.items()
-            if is_scored and path.startswith(PICTURES) and path.endswith(".png")
+            if path.startswith(PICTURES) and path.endswith(".png")
         },
     )
-
-
-def _read_figures(content: bytes, place: str) -> dict[str, Any]:
-    import json
-
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: is not JSON ({error}); run dvc repro") from None
-    if not isinstance(values, dict) or not all(
-        isinstance(values.get(name), int | float) for name in ("accuracy", "loss")
-    ):
-        raise UserError(f"{place}: has no accuracy and loss, so this project did not write it; run dvc repro")
-    return values

@@ -1,12 +1,21 @@
 """Show the figures of a run as a table."""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lenet_cifar10 import terminal
-from lenet_cifar10.errors import UserError
+
+TRAIN, TEST = "metrics/train.json", "metrics/test.json"
+# Older runs, and those without flips, have not all of them.
+TEST_FIGURES = (
+    "loss",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "accuracy_with_flips",
+    "expected_calibration_error",
+)
 
 
 def show(
@@ -21,33 +30,14 @@ def show(
       lenet-cifar10 show
       lenet-cifar10 show HEAD~1
     """
-    train = _read("metrics/train.json", revision, ("epochs", "train_loss", "validation_loss", "validation_accuracy"))
-    test = _read("metrics/test.json", revision, ("loss", "accuracy", "per_class"))
-    table = terminal.figures_table(f"Run: {revision}", _name_figures(train, test))
-    terminal.console.print(table)
+    from lenet_cifar10.results import COUNTS, FRACTIONS, NUMBERS, parse_test_figures, parse_values
+    from lenet_cifar10.revisions import REMEDY, describe, read_bytes  # here, for importing DVC takes half a second
 
-
-def _name_figures(train: dict[str, Any], test: dict[str, Any]) -> dict[str, object]:
-    figures = {
-        "epochs": train["epochs"],
-        "train loss": train["train_loss"],
-        "validation loss": train["validation_loss"],
-        "validation accuracy": train["validation_accuracy"],
-        "test loss": test["loss"],
-        "test accuracy": test["accuracy"],
-    }
-    for name in ("accuracy_low", "accuracy_high", "accuracy_with_flips", "expected_calibration_error"):
-        if name in test:  # older runs, and those without flips, have not all of them
-            figures[f"test {name}"] = test[name]
-    return figures | {f"test accuracy: {name}": accuracy for name, accuracy in test["per_class"].items()}
-
-
-def _read(path: str, revision: str, keys: Sequence[str]) -> Any:
-    from lenet_cifar10 import revisions  # here, for importing DVC takes half a second
-
-    values = revisions.read_json(path, revision)
-    missing = [key for key in keys if not isinstance(values, dict) or key not in values]
-    if missing:
-        place = revisions.describe(path, revision)
-        raise UserError(f"{place}: has no {', '.join(missing)}, so this project did not write it; run dvc repro")
-    return values
+    others = {"train_loss": NUMBERS, "validation_loss": NUMBERS, "validation_accuracy": FRACTIONS}
+    content, place = read_bytes(TRAIN, revision), describe(TRAIN, revision)
+    train = parse_values(content, place, {"epochs": COUNTS}, REMEDY, optional=others)
+    test = parse_test_figures(read_bytes(TEST, revision), describe(TEST, revision), REMEDY)
+    figures = {name: train[name] for name in ("epochs", *others) if name in train}
+    figures |= {f"test {name}": test[name] for name in TEST_FIGURES if name in test}
+    figures |= {f"test accuracy: {name}": accuracy for name, accuracy in test["per_class"].items()}
+    terminal.console.print(terminal.figures_table(f"Run: {revision}", figures))
