@@ -1,8 +1,7 @@
 """A search for good parameters: where to look, which trial comes next, and what the trials have shown.
 
 Optuna chooses by a tree-structured Parzen estimator (J. Bergstra et al., "Algorithms for Hyper-Parameter
-Optimization", 2011) and keeps the study in a database that several workers share. What a trial does is told by the
-caller: this module knows neither DVC nor the network.
+Optimization", 2011) and keeps the study in a database that several workers share. The caller says what a trial does.
 """
 
 import hashlib
@@ -84,8 +83,12 @@ class Range(_Entry):
             raise ValueError("log and step exclude each other")
         if self.step <= 0:
             raise ValueError(f"step is to be above 0, found {self.step}")
-        steps = (self.high - self.low) / self.step
-        if not math.isclose(steps, round(steps), rel_tol=1e-9):
+        try:
+            steps = (self.high - self.low) / self.step
+            is_whole = math.isclose(steps, round(steps), rel_tol=1e-9)
+        except OverflowError:
+            is_whole = False
+        if not is_whole:
             raise ValueError(f"high {self.high} is no whole number of steps of {self.step} above low {self.low}")
         return self
 
@@ -224,7 +227,7 @@ def open_storage(url: str, grace_seconds: int) -> RDBStorage:
     """
     try:
         is_sqlite = make_url(url).get_backend_name() == "sqlite"
-    except SQLAlchemyError:
+    except (SQLAlchemyError, ValueError):  # the latter of a port that is no number
         raise UserError("--study: is no URL of a database, such as sqlite:///sweep.sqlite3") from None
     options = {"connect_args": {"timeout": _PATIENCE_SECONDS}} if is_sqlite else {"pool_pre_ping": True}
     try:
@@ -239,6 +242,8 @@ def open_storage(url: str, grace_seconds: int) -> RDBStorage:
                 ),
                 tries=5,
             )
+    except ImportError as error:
+        raise _unusable(url, error) from None
     except RuntimeError as error:
         raise UserError(f"--study: another version of Optuna made it ({error}); name a new database") from None
 
@@ -248,10 +253,14 @@ def answering_database_errors(url: str) -> Iterator[None]:
     """A database that cannot be used, or no more, in the block is told in one line, without its password."""
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError, ImportError) as error:
-        shown = make_url(url).render_as_string(hide_password=True)
-        reason = " ".join(str(error.__cause__ or error).split())[:200]
-        raise UserError(f"{shown}: cannot be used ({reason}); see that the database runs and may be written") from None
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise _unusable(url, error) from None
+
+
+def _unusable(url: str, error: Exception) -> UserError:
+    shown = make_url(url).render_as_string(hide_password=True)
+    reason = " ".join(str(error.__cause__ or error).split())[:200]
+    return UserError(f"{shown}: cannot be used ({reason}); see that the database runs and may be written")
 
 
 def _patiently(call: Callable[[], Value], tries: int = 20) -> Value:
@@ -305,16 +314,20 @@ class Search:
         if before < self.trials:
             self.study.sampler = TPESampler(seed=before, constant_liar=True)  # draws when values are suggested
             return trial
-        trial.set_user_attr("is_surplus", True)  # another worker asked at the same moment
-        self.study.tell(trial, state=TrialState.FAIL)
+        # Another worker asked at the same moment. What was given back keeps its values and its checkpoint.
+        if "retries" in trial.user_attrs:
+            self.retry(trial)
+        else:
+            trial.set_user_attr("is_surplus", True)
+            self.study.tell(trial, state=TrialState.FAIL)
         return None
 
     def retry(self, trial: Trial) -> None:
         """Give a trial that was stopped back, for the next worker to take up."""
         frozen = _patiently(lambda: self.storage.get_trial(trial._trial_id))
         if frozen.state == TrialState.RUNNING:  # and not taken for dead by another worker
+            _enqueue_again(self.study, frozen, frozen.user_attrs.get("deaths", 0))  # first, or it might be lost
             _patiently(lambda: self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True))
-            _enqueue_again(self.study, frozen, frozen.user_attrs.get("deaths", 0))
 
     def _find_dead(self) -> None:
         """Give up, or put into the queue again, each trial whose worker has given no sign of life for too long."""
@@ -327,9 +340,15 @@ class Search:
 
 
 def _retry_after_death(study: optuna.Study, trial: FrozenTrial) -> None:
-    deaths = trial.user_attrs.get("deaths", 0) + 1
-    if deaths <= MOST_DEATHS:
+    given_back = {other.user_attrs.get("retries") for other in study.get_trials(deepcopy=False)}  # the worker died then
+    deaths = _deaths(trial)
+    if deaths <= MOST_DEATHS and trial.number not in given_back:
         _enqueue_again(study, trial, deaths)
+
+
+def _deaths(trial: FrozenTrial) -> int:
+    """How many workers died of a trial that failed without a reason."""
+    return trial.user_attrs.get("deaths", 0) + 1
 
 
 def _enqueue_again(study: optuna.Study, trial: FrozenTrial, deaths: int) -> None:
@@ -373,7 +392,7 @@ def work(
         StoppedError: a signal came; the trial that ran waits in the study to be taken up.
         UserError: from `evaluate`; likewise.
     """
-    while not search.is_done():
+    while not _is_over(search, stop):
         trial = search.claim()
         if trial is None:
             stop.wait(_LOOK_SECONDS)
@@ -392,9 +411,19 @@ def work(
         report(trial.number)
 
 
+def _is_over(search: Search, stop: Stop) -> bool:
+    """Whether the study is done; a trial whose worker died is failed for a moment before it is in the queue again."""
+    failed = [trial for trial in search.finished() if trial.state == TrialState.FAIL]
+    if search.is_done() and not all("failure" in trial.user_attrs for trial in failed):
+        stop.wait(_LOOK_SECONDS)
+    return search.is_done()
+
+
 def failure_of(trial: FrozenTrial) -> str:
     """Why a trial failed."""
-    return trial.user_attrs.get("failure", f"given up after {MOST_DEATHS + 1} of its workers died")
+    deaths = _deaths(trial)
+    died = "its worker died" if deaths == 1 else f"{deaths} of its workers died"
+    return trial.user_attrs.get("failure", died)
 
 
 def rank(trials: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:

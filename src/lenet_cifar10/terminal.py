@@ -1,5 +1,6 @@
 """One look for all output: progress bars on a terminal, plain lines in a log."""
 
+import sys
 from collections.abc import Mapping
 
 from rich.console import Console
@@ -21,6 +22,11 @@ def say(line: str) -> None:
     """Print one line at once, also in the middle of a bar."""
     console.print(line)
     console.file.flush()
+
+
+def say_aside(line: str) -> None:
+    """Print one line at once on standard error, where standard output is for JSON alone."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def table(title: str, first: str, *others: str) -> Table:

@@ -14,16 +14,17 @@ from lenet_cifar10.errors import UserError
 
 if TYPE_CHECKING:
     from lenet_cifar10.experiments import Configuration
+    from lenet_cifar10.params import Params
     from lenet_cifar10.statistics import MeanDifference, SampleMean
 
 LARGEST_SEED = 2**32 - 1
-SIGNIFICANCE = 0.05
 # Where an experiment has the figures that are compared.
 FIGURES = {
     "validation_accuracy": ("metrics/train.json", "validation_accuracy"),
     "test_accuracy": ("metrics/test.json", "accuracy"),
     "test_accuracy_with_flips": ("metrics/test.json", "accuracy_with_flips"),
 }
+JUDGED = "test_accuracy"
 
 
 @dataclass
@@ -62,10 +63,13 @@ def seeds(
 ) -> None:
     """Run a configuration with several seeds, as DVC experiments; report mean, deviation and interval of the mean.
 
-    Each seed is an experiment in a copy, seeds-DIGEST-SEED, where the digest is of all that decides the result.
+    Each seed is an experiment in a copy, seeds-DIGEST-SEED, where the digest is of the code and the parameters.
     The same command goes on where an earlier one was stopped: finished seeds are not run again, and a training that
     was stopped goes on from its last epoch. With --versus a second configuration is run too, and Welch's t test says
-    whether the means differ.
+    whether the mean test accuracies differ: over seeds, on one split and one set of test images.
+
+    While an experiment starts DVC puts your changes aside for a moment: leave tracked files, git and dvc alone then,
+    or run this in a clone of its own.
 
     Ends with 0, with 1 if a seed failed (the others are run all the same), with 130 or 143 when it is stopped.
 
@@ -81,11 +85,11 @@ def seeds(
             f"--first {first}: the last of {number} seeds would be above {LARGEST_SEED}; choose a lower one"
         )
     root, wanted = revisions.project_root(), range(first, first + number)
-    say: Callable[[str], None] = _say_aside if as_json else terminal.say
+    say: Callable[[str], None] = terminal.say_aside if as_json else terminal.say
+    compared = [Runs(_configure(root, overrides)) for overrides in _configurations(set_param or [], versus or [])]
+    if len(compared) == 2 and compared[0].configuration.digest == compared[1].configuration.digest:
+        raise UserError(f"--versus {' '.join(versus or [])}: is the same configuration; change a parameter with it")
     with experiments.answering_signals() as stop:
-        compared = [Runs(_configure(root, overrides)) for overrides in _configurations(set_param or [], versus or [])]
-        if len(compared) == 2 and compared[0].configuration.digest == compared[1].configuration.digest:
-            raise UserError(f"--versus {' '.join(versus or [])}: is the same configuration; change a parameter with it")
         try:
             with _progress(len(wanted) * len(compared), as_json) as advance:
                 for seed in wanted:
@@ -93,16 +97,22 @@ def seeds(
                         _run(root, runs, seed, stop, say)
                         advance()
         except experiments.StoppedError:
-            done = sum(len(runs.figures) for runs in compared)
-            say(f"stopped: {done} finished experiments are kept; give the same command again to go on")
+            say(f"stopped: {_kept(compared)}; give the same command again to go on")
             raise typer.Exit(stop.status) from None
+        except UserError:
+            say(f"stopped by a mistake: {_kept(compared)}; mend it and give the same command again to go on")
+            raise
     if as_json:
         typer.echo(json.dumps(_as_json(compared), indent=2))
     else:
-        _print(compared)
+        _print(compared, number)
     failures = [f"{runs.name(seed)}: {reason}" for runs in compared for seed, reason in sorted(runs.failures.items())]
     if failures:
         raise UserError("\n".join(failures))
+
+
+def _kept(compared: list[Runs]) -> str:
+    return f"{sum(len(runs.figures) for runs in compared)} finished experiments are kept"
 
 
 def _configurations(shared: list[str], versus: list[str]) -> list[list[str]]:
@@ -125,7 +135,7 @@ def _run(root: Path, runs: Runs, seed: int, stop: Any, say: Callable[[str], None
     name = runs.name(seed)
     try:
         experiments.run(root, runs.configuration.having({"seed": seed}), name, stop, say)
-        runs.figures[seed] = _read_figures(name)
+        runs.figures[seed] = _read_figures(name, runs.configuration.params)
     except experiments.FailedError as error:
         runs.failures[seed] = str(error)
         say(f"{name}: failed: {error}")
@@ -134,11 +144,19 @@ def _run(root: Path, runs: Runs, seed: int, stop: Any, say: Callable[[str], None
         say(f"{name}: {told}")
 
 
-def _read_figures(name: str) -> dict[str, float]:
-    from lenet_cifar10 import revisions
+def _read_figures(name: str, params: "Params") -> dict[str, float]:
+    """An experiment's figures, of those in `FIGURES` that its parameters have it measure."""
+    from lenet_cifar10 import results, revisions
 
-    files = {path: revisions.read_json(path, name) for path, _ in FIGURES.values()}
-    return {figure: files[path][key] for figure, (path, key) in FIGURES.items() if key in files[path]}
+    is_left_out = {
+        "validation_accuracy": params.data.validation_size == 0,  # the file has it of the test images then
+        "test_accuracy_with_flips": not params.evaluate.test_time_flips,
+    }
+    return {
+        figure: revisions.read_json(path, name, {key: results.FRACTIONS})[key]
+        for figure, (path, key) in FIGURES.items()
+        if not is_left_out.get(figure)
+    }
 
 
 def _figures_of(compared: list[Runs]) -> list[str]:
@@ -162,12 +180,13 @@ def _differences(compared: list[Runs], names: list[str]) -> "dict[str, MeanDiffe
     return {name: statistics.compare_means(first.values(name), second.values(name)) for name in names}
 
 
-def _print(compared: list[Runs]) -> None:
+def _print(compared: list[Runs], wanted: int) -> None:
     names = _figures_of(compared)
     for runs in compared:
         if not runs.figures:
             continue
-        title = f"{runs.described()} (experiments seeds-{runs.configuration.digest}-SEED)"
+        counted = f"{len(runs.figures)} of {wanted} seeds"
+        title = f"{runs.described()}: {counted} (experiments seeds-{runs.configuration.digest}-SEED)"
         table = terminal.table(title, "seed", *(_words(name) for name in names))
         seeds_in_order = sorted(runs.figures)
         for seed in seeds_in_order:
@@ -178,8 +197,11 @@ def _print(compared: list[Runs]) -> None:
         terminal.console.print(table)
         if len(runs.figures) == 1:
             terminal.say("one seed shows no deviation: run two or more")
-    for name, difference in _differences(compared, names).items():
-        terminal.say(_sentence(_words(name), difference))
+    differences = _differences(compared, names)
+    for name, difference in differences.items():
+        terminal.say(_describe(name, difference))
+    if differences:
+        terminal.say(_conclude(differences[JUDGED], sum(len(runs.failures) for runs in compared)))
 
 
 def _summary_rows(summaries: "Mapping[str, SampleMean]") -> dict[str, list[str]]:
@@ -193,14 +215,25 @@ def _summary_rows(summaries: "Mapping[str, SampleMean]") -> dict[str, list[str]]
     }
 
 
-def _sentence(figure: str, found: "MeanDifference") -> str:
-    """What a difference of means shows."""
-    start = f"{figure}: the second mean less the first is {found.difference:+.4f}"
-    if found.interval is None or found.p_value is None:
-        return f"{start}; too few seeds, or none that vary, to say whether that is chance"
-    interval = f"95 % interval {found.interval.low:+.4f} to {found.interval.high:+.4f}"
-    verdict = "the two differ" if found.p_value < SIGNIFICANCE else "that may be chance"
-    return f"{start} ({interval}, Welch's p = {found.p_value:.2g}): {verdict}"
+def _describe(figure: str, found: "MeanDifference") -> str:
+    """A difference of means in numbers."""
+    told = f"{_words(figure)}: the second mean less the first is {found.difference:+.4f}"
+    if found.interval is None:
+        return told
+    return f"{told} (95 % interval {found.interval.low:+.4f} to {found.interval.high:+.4f})"
+
+
+def _conclude(found: "MeanDifference", failed: int) -> str:
+    """What the difference of the test accuracies shows. Of figures that depend on each other one is judged."""
+    from lenet_cifar10.comparison import SIGNIFICANCE
+
+    if failed:
+        return f"No verdict: {failed} runs failed, and those that ended well need not stand for all."
+    if found.p_value is None:
+        return "No verdict: too few seeds, or none that vary, to say whether the difference is chance."
+    verdict = "differ significantly" if found.p_value < SIGNIFICANCE else "do not differ significantly"
+    shown = f"Welch's p = {found.p_value:.2g}"
+    return f"Over seeds, on these images, the mean test accuracies {verdict} (5 % level; {shown})."
 
 
 def _as_json(compared: list[Runs]) -> dict[str, Any]:
@@ -234,7 +267,3 @@ def _progress(total: int, is_quiet: bool) -> Iterator[Callable[[], None]]:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _say_aside(line: str) -> None:
-    typer.echo(line, err=True)

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,9 +46,15 @@ def sweep(
     """Search the ranges of sweep.yaml for the parameters with the best validation accuracy.
 
     Optuna chooses the parameters of each trial, which is a whole DVC experiment in a copy. The test images have no
-    say. The same command goes on where an earlier one was stopped; other code, parameters or ranges are another study.
+    say. The same command goes on where an earlier one was stopped; other code, parameters or ranges are another study,
+    another commit, device or version of a library alone is not.
+
     Several commands, also in several clones with one --study, share the trials. One that was stopped is taken up
-    again, one whose worker died too, up to twice. A trial that failed counts as one and is not repeated.
+    again, one whose worker died too, up to twice. A trial whose training failed counts as one and is not repeated; any
+    other mistake, such as data that cannot be fetched, stops the command and leaves the trial for the next one.
+
+    While an experiment starts DVC puts your changes aside for a moment: leave tracked files, git and dvc alone then,
+    or run this in a clone of its own.
 
     Ends with 0, with 1 if no trial completed, with 130 or 143 when it is stopped.
 
@@ -73,7 +80,7 @@ def sweep(
         (root / DATABASE).parent.mkdir(exist_ok=True)
     url = study or f"sqlite:///{root / DATABASE}"
     storage = search.open_storage(url, grace)
-    say: Callable[[str], None] = _say_aside if as_json else terminal.say
+    say: Callable[[str], None] = terminal.say_aside if as_json else terminal.say
     with search.answering_database_errors(url):
         found = search.Search(storage, f"sweep-{space.digest_of(configuration.digest)}", space, trials)
         say(f"study {found.name}: {len(found.finished())} of {trials} trials are finished")
@@ -81,8 +88,11 @@ def sweep(
             try:
                 _work(root, configuration, found, workers, stop, say, as_json)
             except experiments.StoppedError:
-                say(f"stopped: {len(found.finished())} finished trials are kept; give the same command again to go on")
+                say(f"stopped: {_kept(found)}; give the same command again to go on")
                 raise typer.Exit(stop.status) from None
+            except UserError:
+                say(f"stopped by a mistake: {_kept(found)}; mend it and give the same command again to go on")
+                raise
         _report(root, found, say, as_json)
 
 
@@ -96,6 +106,33 @@ def _join(set_param: list[str], fixed: dict[str, Any], searched: list[str], sour
     return [*(experiments.override_of(key, value) for key, value in fixed.items()), *set_param]
 
 
+def _kept(found: "Search") -> str:
+    return f"{len(found.finished())} finished trials are kept"
+
+
+def _evaluate(
+    root: Path,
+    configuration: "Configuration",
+    study: str,
+    stop: "Stop",
+    say: Callable[[str], None],
+    values: dict[str, Any],
+    trial: "Trial",
+) -> float:
+    """Have the experiment of a trial, and its score."""
+    from lenet_cifar10 import experiments, results, revisions
+
+    try:
+        chosen = configuration.having(values)
+    except UserError as error:  # each is right, but not beside the others
+        raise experiments.FailedError(str(error)) from None
+    name = f"{study}-{chosen.digest}"
+    trial.set_user_attr("experiment", name)
+    experiments.run(root, chosen, name, stop, say)
+    path, key = SCORE
+    return float(revisions.read_json(path, name, {key: results.FRACTIONS})[key])
+
+
 def _work(
     root: Path,
     configuration: "Configuration",
@@ -106,19 +143,9 @@ def _work(
     is_quiet: bool,
 ) -> None:
     """Run the trials that are left, so many at a time. The first mistake stops all workers."""
-    from lenet_cifar10 import experiments, revisions, search
+    from lenet_cifar10 import experiments, search
 
-    def evaluate(values: dict[str, Any], trial: "Trial") -> float:
-        try:
-            chosen = configuration.having(values)
-        except UserError as error:  # each is right, but not beside the others
-            raise experiments.FailedError(str(error)) from None
-        name = f"{found.name}-{chosen.digest}"
-        trial.set_user_attr("experiment", name)
-        experiments.run(root, chosen, name, stop, say)
-        path, key = SCORE
-        return float(revisions.read_json(path, name)[key])
-
+    evaluate = partial(_evaluate, root, configuration, found.name, stop, say)
     lock = threading.Lock()
     with nullcontext() if is_quiet else terminal.steps_bar() as bar:
         task = bar.add_task("trials", total=found.trials, completed=len(found.finished())) if bar else None
@@ -180,7 +207,8 @@ def _report(root: Path, found: "Search", say: Callable[[str], None], as_json: bo
     failed = [trial for trial in finished if trial.value is None]
     if not best:
         reasons = [f"trial {trial.number}: {search.failure_of(trial)}" for trial in failed]
-        raise UserError("\n".join([*reasons, f"study {found.name}: no trial completed; mend that, or other ranges"]))
+        advice = "choose other ranges, or more --trials to go on with these"
+        raise UserError("\n".join([*reasons, f"study {found.name}: no trial completed; {advice}"]))
     shares = search.importance(found.study, len(finished) - len(failed))
     folder = root / PICTURES / found.name
     search.save(search.draw_history(finished, "validation accuracy"), folder / "history.png")
@@ -230,7 +258,3 @@ def _as_json(found: "Search", finished: "list[FrozenTrial]", shares: dict[str, f
         ],
         "importance": shares,
     }
-
-
-def _say_aside(line: str) -> None:
-    typer.echo(line, err=True)
