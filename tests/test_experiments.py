@@ -86,11 +86,11 @@ def test_a_project_without_a_commit_is_told_so(bare_project: Project, tmp_path: 
     for name in ("params.yaml", "dvc.yaml"):
         (folder / name).write_bytes(bare_project.read(name))
     Project(folder).git("init", "--quiet")
-    with pytest.raises(UserError, match="has no commit, which DVC's experiments need; run git commit first"):
+    with pytest.raises(UserError, match="does not have any commits yet.*DVC's experiments need a Git repository with a"):
         experiments.configure(folder)
 
 
-def test_the_digest_is_of_all_that_decides_the_result_and_of_nothing_else(bare_project: Project) -> None:
+def test_the_digest_is_of_code_and_parameters_and_of_nothing_else(bare_project: Project) -> None:
     start = digest(bare_project)
     assert re.fullmatch("[0-9a-f]{8}", start)
     assert digest(bare_project, "data.urls=[/elsewhere.tar.gz]") == start
@@ -107,8 +107,8 @@ def test_the_digest_is_of_all_that_decides_the_result_and_of_nothing_else(bare_p
         path.write_text(before)
     assert digest(bare_project) == start
     bare_project.commit("other words")
-    found.add(digest(bare_project))
-    assert len(found) == 7
+    assert digest(bare_project) == start
+    assert len(found) == 6
 
 
 def test_other_parameters_are_as_if_they_had_been_given(bare_project: Project) -> None:
@@ -137,7 +137,7 @@ def test_an_experiment_runs_once_and_from_a_changed_workspace_which_stays_as_it_
     for thread in threads:
         thread.join()
     assert results == [[], []]
-    assert experiments.existing(pipeline.folder) == {"at-once-1", "at-once-2"}
+    assert set(experiments.existing(pipeline.folder)) == {"at-once-1", "at-once-2"}
     assert (pipeline.read("params.yaml"), pipeline.git("status", "--porcelain")) == (before, status)
     for number in (1, 2):
         shown = pipeline.git("for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/at-once-{number}").strip()
@@ -157,16 +157,16 @@ def test_a_failed_experiment_tells_its_reason_and_where_its_output_is(pipeline: 
         r"epoch \d: the loss is .* \(the output is in \.resume/experiments/diverging\.log\)", str(caught.value)
     )
     assert "Running stage 'train'" in log_of(pipeline, "diverging")
-    assert experiments.existing(pipeline.folder) == set()
+    assert experiments.existing(pipeline.folder) == {}
     assert list((pipeline.folder / ".dvc/tmp/exps/standalone").glob("tmp*")) == []
 
 
 def test_a_project_that_changed_since_is_not_run(pipeline: Project) -> None:
     configuration = experiments.configure(pipeline.folder)
     pipeline.change_params({"model.dropout": 0.4})
-    with pytest.raises(UserError, match=r"its commit, code or params\.yaml is not what it was"):
+    with pytest.raises(UserError, match=r"its code or params\.yaml is not what it was"):
         experiments.run(pipeline.folder, configuration, "late", experiments.Stop(), print)
-    assert experiments.existing(pipeline.folder) == set()
+    assert experiments.existing(pipeline.folder) == {}
 
 
 def weights_in_cache(project: Project, revision: str) -> Path:
@@ -218,8 +218,8 @@ def test_a_killed_dvc_leaves_a_copy_that_can_be_removed(pipeline: Project) -> No
     copies = pipeline.folder / ".dvc/tmp/exps/standalone"
     assert len(list(copies.glob("tmp*"))) == 1
     pipeline.run("rm", "-rf", ".dvc/tmp/exps/standalone", ".dvc/tmp/exps/run")
-    assert "resuming" not in str(run(pipeline, "after", "train.epochs=1"))
-    assert experiments.existing(pipeline.folder) == {"after"}
+    run(pipeline, "after", "train.epochs=1")
+    assert list(experiments.existing(pipeline.folder)) == ["after"]
 
 
 def test_the_end_of_the_process_that_wanted_it_ends_an_experiment(pipeline: Project) -> None:
@@ -241,5 +241,5 @@ def test_the_end_of_the_process_that_wanted_it_ends_an_experiment(pipeline: Proj
     _, alive = psutil.wait_procs(started, timeout=60)
     assert alive == []
     assert "\nstopped by SIGINT" in log.read_text()
-    assert experiments.existing(pipeline.folder) == set()
+    assert experiments.existing(pipeline.folder) == {}
     assert list((pipeline.folder / ".dvc/tmp/exps/standalone").glob("tmp*")) == []

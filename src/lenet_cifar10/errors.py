@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable
 from io import TextIOWrapper
 
+MEND = "mend this and run again"  # of what is not the parameters' fault: a full disk, a missing permission
+
 
 class UserError(Exception):
     """A mistake or a circumstance that the user can mend.
@@ -29,6 +31,6 @@ def run(main: Callable[[], None]) -> None:
         if error.filename is None and error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename is not None else ""
-        sys.exit(f"error: {place}{error.strerror or error}; mend this and run again")
+        sys.exit(f"error: {place}{error.strerror or error}; {MEND}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,7 +1,7 @@
 """A configuration of the project, run once as a whole DVC experiment in a copy, however often and by whomever.
 
-`dvc exp run --temp` knows an experiment by a name that can be used once. Here the name holds a digest of all that
-decides the result, so an experiment that is there is the answer, also after a stop and for another process.
+`dvc exp run --temp` knows an experiment by a name that can be used once. Here the name holds a digest of the code and
+the parameters, so an experiment that is there is the answer, also after a stop and for another process.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from lenet_cifar10 import locks
-from lenet_cifar10.errors import UserError
+from lenet_cifar10 import locks, terminal
+from lenet_cifar10.errors import MEND, UserError
 from lenet_cifar10.params import Params
 
 FOLDER = Path(".resume/experiments")  # logs and locks; Git and DVC ignore it
@@ -35,11 +35,12 @@ FOLDER = Path(".resume/experiments")  # logs and locks; Git and DVC ignore it
 _START_LOCK = FOLDER / "start.lock"
 _LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 10.0  # for a stage's and DVC's own clean-up
-_STARTED = "Reproducing experiment"  # DVC's line once the copy is made and the workspace is the user's again
+_STASH = "refs/exps/stash"  # where DVC puts an experiment for a moment; a process of its takes what it finds there
+_TRAINING = "Running stage 'train'"  # DVC's line
 
 
 class FailedError(UserError):
-    """An experiment ran and failed: the message has its reason and the file with its output."""
+    """An experiment's parameters made it fail: the message has the reason and the file with its output."""
 
 
 class StoppedError(Exception):
@@ -88,8 +89,8 @@ def answering_signals() -> Iterator[Stop]:
 class Configuration:
     """The project as it was when it was looked at, and its checked parameters.
 
-    `state` is a hash of the commit, dvc.yaml and the code files that it names; `overrides` made the parameters from
-    params.yaml; `without` are the parameters that the digest leaves out.
+    `state` is a hash of dvc.yaml and the code files that it names; `overrides` made the parameters from params.yaml;
+    `without` are the parameters that the digest leaves out.
     """
 
     state: str
@@ -99,7 +100,7 @@ class Configuration:
 
     @property
     def digest(self) -> str:
-        """Eight hexadecimal digits of all that decides the result; of data.urls not, for a mirror changes nothing."""
+        """Eight hexadecimal digits of code and parameters; of data.urls not, for a mirror changes nothing."""
         left_out = self.without | {"data.urls"}
         kept = {name: value for name, value in _flatten(self.params).items() if name not in left_out}
         return _digest([self.state, kept])[:8]
@@ -122,24 +123,23 @@ class Configuration:
         return replace(self, overrides=self.overrides + settings, params=params)
 
 
-def configure(
-    root: Path, overrides: Sequence[str] = (), without: Sequence[str] = (), stop: Stop | None = None
-) -> Configuration:
+def configure(root: Path, overrides: Sequence[str] = (), without: Sequence[str] = ()) -> Configuration:
     """The configuration of the project at `root`, as it is in the workspace, with overrides such as train.epochs=5.
 
     Raises:
-        UserError: an override or a parameter is wrong, or the project has no commit.
-        StoppedError: a signal came while another process was starting an experiment.
+        UserError: an override or a parameter is wrong, or DVC cannot run an experiment there.
     """
+    if not str(root).isascii():
+        raise UserError(f"{root}: DVC needs a path of ASCII letters to run an experiment in a copy; clone elsewhere")
     for override in overrides:
         key_of(override)
-    with _holding(root / _START_LOCK, stop or Stop()):
+    _git(root, "log", "-1")  # DVC needs a commit
+    with _holding(root / _START_LOCK, Stop(), lambda: terminal.say_aside("waiting for an experiment that starts")):
         return _look_at(root, overrides, without)
 
 
 def _look_at(root: Path, overrides: Sequence[str], without: Iterable[str]) -> Configuration:
-    params = _resolve(root, overrides)
-    return Configuration(_digest([_commit(root), _hash_code(root)]), tuple(overrides), params, frozenset(without))
+    return Configuration(_digest(_hash_code(root)), tuple(overrides), _resolve(root, overrides), frozenset(without))
 
 
 def override_of(key: str, value: Any) -> str:
@@ -198,9 +198,10 @@ def key_of(override: str) -> str:
     return parsed.key_or_group
 
 
-def existing(root: Path) -> set[str]:
-    """The names of the project's experiments, of all its commits."""
-    return set(_git(root, "for-each-ref", "--format=%(refname:lstrip=4)", "refs/exps/*/*/*").split())
+def existing(root: Path) -> dict[str, str]:
+    """The project's experiments, of all its commits: their own commits by their names."""
+    refs = _git(root, "for-each-ref", "--format=%(objectname) %(refname:lstrip=4)", "refs/exps/*/*/*").splitlines()
+    return {name: commit for commit, _, name in (ref.partition(" ") for ref in refs)}
 
 
 def run(root: Path, configuration: Configuration, name: str, stop: Stop, say: Callable[[str], None]) -> None:
@@ -209,22 +210,32 @@ def run(root: Path, configuration: Configuration, name: str, stop: Stop, say: Ca
     Its output goes to a log below `FOLDER`. A second process that wants the same one waits for the first.
 
     Raises:
-        FailedError: it ran and failed.
+        FailedError: its parameters make it fail.
         StoppedError: a signal ended it.
-        UserError: the project is no longer the one that was configured.
+        UserError: it could not be run, or it is not, or no longer, the one that was configured.
     """
     log = FOLDER / f"{name}.log"
     with _holding(root / log.with_suffix(".lock"), stop, lambda: say(f"waiting for another process that runs {name}")):
-        if name in existing(root):
-            return
-        with (root / log).open("wb") as output:
-            process = _start(root, configuration, name, output.fileno(), root / log, stop)
-            with _ending(process):
-                while process.poll() is None:
-                    stop.wait(_LOOK_SECONDS)
-        if name not in existing(root):
-            reason = _reason((root / log).read_text("utf-8", errors="replace")) or f"dvc ended with {process.poll()}"
-            raise FailedError(f"{reason} (the output is in {log})")
+        while name not in existing(root):
+            _run_once(root, configuration, name, log, stop)
+        _check_params(root, configuration, name)
+
+
+def _run_once(root: Path, configuration: Configuration, name: str, log: Path, stop: Stop) -> None:
+    with (root / log).open("wb") as output:
+        process = _start(root, configuration, name, output.fileno(), log, stop)
+        with _ending(process):
+            while process.poll() is None:
+                stop.wait(_LOOK_SECONDS)
+    if name in existing(root):
+        return
+    told = _read(root / log)
+    if process.returncode == 0 and not _has_started(told, name):
+        return  # another process of DVC's took it off the stash when its own was done
+    reason = _reason(told) or f"dvc ended with {process.returncode}"
+    message = f"{reason} (the output is in {log})"
+    is_by_parameters = _TRAINING in told and told.rfind("\nerror: ") > told.rfind(_TRAINING) and MEND not in reason
+    raise FailedError(message) if is_by_parameters else UserError(f"{name}: {message}")
 
 
 def _start(
@@ -236,11 +247,9 @@ def _start(
     start at a time.
     """
     with _holding(root / _START_LOCK, stop):
-        if _look_at(root, configuration.overrides, configuration.without).digest != configuration.digest:
-            raise UserError(
-                f"{root}: its commit, code or params.yaml is not what it was at the start, so {name} would be of "
-                "another configuration; put it back, or give the command again for the new one"
-            )
+        _check_state(root, configuration, name)
+        _check_stash(root, stop)
+        before = _branch_and_aside(root)
         settings = [word for override in configuration.overrides for word in ("--set-param", override)]
         command = ["--wait-for-lock", "exp", "run", "--temp", "--name", name, *settings]
         process = subprocess.Popen(
@@ -252,10 +261,68 @@ def _start(
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, to be ended as a whole
         )
-        with _ending(process, when_well=False):
-            while process.poll() is None and _STARTED not in log.read_text("utf-8", errors="replace"):
+        try:
+            while process.poll() is None and not _has_started(_read(root / log), name):
                 stop.wait(_LOOK_SECONDS)
+            _check_aside(root, before)
+            _check_state(root, configuration, name)
+        except BaseException:
+            _end(process)
+            _check_aside(root, before)
+            raise
     return process
+
+
+def _has_started(told: str, name: str) -> bool:
+    """Whether DVC has said that the copy is made, and the workspace is the user's again."""
+    return f"Reproducing experiment '{name}'" in told
+
+
+def _check_state(root: Path, configuration: Configuration, name: str) -> None:
+    if _look_at(root, configuration.overrides, configuration.without).digest != configuration.digest:
+        raise UserError(
+            f"{root}: its code or params.yaml is not what it was at the start, so {name} would be of another "
+            "configuration; put it back, or give the command again for the new one"
+        )
+
+
+def _check_stash(root: Path, stop: Stop) -> None:
+    patience = time.monotonic() + _PATIENCE_SECONDS
+    while _git(root, "for-each-ref", _STASH):
+        if time.monotonic() > patience:
+            raise UserError(
+                f"{root}: in {_STASH} is an experiment that a killed dvc did not start, and that the next would start "
+                f"beside its own; git update-ref -d {_STASH} removes it"
+            )
+        stop.wait(_LOOK_SECONDS)
+
+
+def _branch_and_aside(root: Path) -> tuple[str, str]:
+    return _git(root, "rev-parse", "--abbrev-ref", "HEAD").strip(), _git(root, "stash", "list", "--format=%H")
+
+
+def _check_aside(root: Path, before: tuple[str, str]) -> None:
+    """DVC detaches the branch and puts changes aside; killed then, it leaves them there."""
+    if _branch_and_aside(root) == before:
+        return
+    branch, aside = before
+    restore = ["git reset --hard", *([f"git switch {branch}"] if branch != "HEAD" else [])]
+    restore += ["git stash pop"] if _branch_and_aside(root)[1] != aside else []
+    raise UserError(
+        f"{root}: dvc was killed while it had put your changes aside; get them back with {' && '.join(restore)}"
+    )
+
+
+def _check_params(root: Path, configuration: Configuration, name: str) -> None:
+    """params.yaml can be edited after it was looked at and before DVC copies it."""
+    text = _git(root, "show", f"{existing(root)[name]}:./params.yaml")
+    found = Params.check(YAML(typ="safe", pure=True).load(text), f"params.yaml in {name}")
+    mirror = {"data": {"urls"}}
+    if found.model_dump(exclude=mirror) != configuration.params.model_dump(exclude=mirror):
+        raise UserError(
+            f"{name}: has other parameters than its name says, for params.yaml was edited while it started; "
+            f"dvc exp remove {name}, and give the command again"
+        )
 
 
 def _environment() -> dict[str, str]:
@@ -265,14 +332,11 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def _ending(process: subprocess.Popen[bytes], when_well: bool = True) -> Iterator[None]:
-    """End the process and all of its group with the block, or only if the block fails."""
+def _ending(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End the process and all of its group with the block."""
     try:
         yield
-    except BaseException:
-        _end(process)
-        raise
-    if when_well:
+    finally:
         _end(process)
 
 
@@ -300,11 +364,15 @@ def _holding(path: Path, stop: Stop, waiting: Callable[[], None] = lambda: None)
 
 
 def _reason(output: str) -> str | None:
-    """The stage's line, or DVC's, that says why an experiment failed."""
+    """The stage's lines, or DVC's, that say why an experiment failed."""
     for start in ("error: ", "ERROR: "):
         if lines := [line.removeprefix(start) for line in output.splitlines() if line.startswith(start)]:
-            return lines[-1]
+            return "; ".join(lines)
     return None
+
+
+def _read(log: Path) -> str:
+    return log.read_text("utf-8", errors="replace")
 
 
 def _resolve(root: Path, overrides: Sequence[str]) -> Params:
@@ -362,15 +430,19 @@ def _hash_file(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def _commit(root: Path) -> str:
-    try:
-        return _git(root, "rev-parse", "--verify", "HEAD").strip()
-    except subprocess.CalledProcessError:
-        raise UserError(f"{root}: has no commit, which DVC's experiments need; run git commit first") from None
-
-
 def _git(root: Path, *words: str) -> str:
-    return subprocess.run(["git", *words], cwd=root, check=True, capture_output=True, text=True).stdout
+    """What git prints.
+
+    Raises:
+        UserError: it fails.
+    """
+    done = subprocess.run(["git", *words], cwd=root, check=False, capture_output=True, text=True)
+    if done.returncode:
+        reason = " ".join(done.stderr.split()) or f"status {done.returncode}"
+        raise UserError(
+            f"{root}: git {words[0]} failed ({reason}); DVC's experiments need a Git repository with a commit"
+        )
+    return done.stdout
 
 
 def _end_with(parent: int) -> None:
