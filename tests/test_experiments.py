@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -86,7 +87,7 @@ def test_a_project_without_a_commit_is_told_so(bare_project: Project, tmp_path: 
     for name in ("params.yaml", "dvc.yaml"):
         (folder / name).write_bytes(bare_project.read(name))
     Project(folder).git("init", "--quiet")
-    with pytest.raises(UserError, match="does not have any commits yet.*DVC's experiments need a Git repository with a"):
+    with pytest.raises(UserError, match=r"any commits yet\); DVC's experiments need a Git repository with a commit$"):
         experiments.configure(folder)
 
 
@@ -167,6 +168,92 @@ def test_a_project_that_changed_since_is_not_run(pipeline: Project) -> None:
     with pytest.raises(UserError, match=r"its code or params\.yaml is not what it was"):
         experiments.run(pipeline.folder, configuration, "late", experiments.Stop(), print)
     assert experiments.existing(pipeline.folder) == {}
+
+
+def test_a_path_that_dvc_s_copies_cannot_have_is_told_at_once(bare_project: Project) -> None:
+    folder = bare_project.folder.rename(bare_project.folder.with_name("projet-été"))
+    with pytest.raises(UserError, match="DVC needs a path of ASCII letters"):
+        experiments.configure(folder)
+
+
+def test_what_is_not_the_parameters_fault_is_no_failed_experiment(bare_project: Project) -> None:
+    with pytest.raises(UserError) as caught:
+        run(bare_project, "no-data", "data.urls=[nowhere.tar.gz, elsewhere.tar.gz]")
+    assert not isinstance(caught.value, experiments.FailedError)
+    assert re.fullmatch(
+        r"no-data: .*nowhere\.tar\.gz: .*; .*elsewhere\.tar\.gz: .* \(the output is in \S+/no-data\.log\)",
+        str(caught.value),
+    )
+
+
+def test_parameters_that_are_edited_while_an_experiment_starts_are_told(
+    pipeline: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration, environment_of_dvc = experiments.configure(pipeline.folder), experiments._environment
+
+    def edit_at_the_last_moment() -> dict[str, str]:
+        pipeline.change_params({"model.dropout": 0.4})
+        return environment_of_dvc()
+
+    monkeypatch.setattr(experiments, "_environment", edit_at_the_last_moment)
+    with pytest.raises(UserError, match=r"its code or params\.yaml is not what it was"):
+        experiments.run(pipeline.folder, configuration, "edited", experiments.Stop(), print)
+    assert experiments.existing(pipeline.folder) == {}
+    assert "dropout: 0.4" in pipeline.read("params.yaml").decode()
+
+
+def test_an_experiment_of_the_name_but_with_other_parameters_is_told(pipeline: Project) -> None:
+    run(pipeline, "named", "train.epochs=1")
+    with pytest.raises(UserError, match=r"named: has other parameters than its name says.*dvc exp remove named"):
+        run(pipeline, "named", "train.epochs=2")
+    run(pipeline, "named", "train.epochs=1", "data.urls=[/a/mirror.tar.gz]")
+
+
+def become_dvc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
+    """Have the first dvc that is started do this instead."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\n[ -e "$0.used" ] && exec {sys.executable} "$@"\ntouch "$0.used"\n{script}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+def test_an_experiment_that_another_dvc_took_from_the_stash_is_started_again(
+    pipeline: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    become_dvc(monkeypatch, tmp_path, "exit 0")  # as dvc ends then
+    run(pipeline, "taken", "train.epochs=1")
+    assert list(experiments.existing(pipeline.folder)) == ["taken"]
+
+
+def test_what_a_killed_dvc_put_aside_is_told_and_comes_back(
+    pipeline: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pipeline.change_params({"augment.scale": 0.25})
+    before = pipeline.read("params.yaml")
+    # What DVC does first, and then it is killed; a process cannot be killed by plan at that moment.
+    become_dvc(monkeypatch, tmp_path, "git stash --quiet; git switch --quiet --detach; kill -KILL $$")
+    with pytest.raises(UserError, match="dvc was killed while it had put your changes aside") as caught:
+        run(pipeline, "killed", "train.epochs=1")
+    assert pipeline.read("params.yaml") != before
+    _, _, restore = str(caught.value).partition("get them back with ")
+    assert restore == "git reset --hard && git switch main && git stash pop"
+    pipeline.run("sh", "-c", restore)
+    assert pipeline.read("params.yaml") == before
+    run(pipeline, "killed", "train.epochs=1")
+    assert pipeline.read("params.yaml") == before
+
+
+def test_what_a_killed_dvc_left_to_be_started_is_not_started(
+    pipeline: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "_PATIENCE_SECONDS", 0.5)
+    pipeline.git("update-ref", "--create-reflog", "refs/exps/stash", "HEAD")
+    with pytest.raises(UserError, match="in refs/exps/stash is an experiment that a killed dvc did not") as caught:
+        run(pipeline, "new", "train.epochs=1")
+    (advice,) = re.findall("git update-ref -d [^ ]+", str(caught.value))
+    pipeline.run(*advice.split())
+    run(pipeline, "new", "train.epochs=1")
+    assert list(experiments.existing(pipeline.folder)) == ["new"]
 
 
 def weights_in_cache(project: Project, revision: str) -> Path:
