@@ -512,7 +512,7 @@ def test_the_samples_are_of_many_formats_and_all_are_read(tmp_path: Path) -> Non
 @FUZZ
 @given(st.sampled_from(sorted(SAMPLES)).flatmap(lambda name: mutations(SAMPLES[name])))
 def test_a_damaged_image(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    path = tmp_path_factory.getbasetemp() / "damaged"
+    path = tmp_path_factory.getbasetemp() / "damaged.image"
     path.write_bytes(SAMPLES["PNG RGB"])
     pictures.read(path)  # opens /dev/null for writing, once in a process
     path.write_bytes(content)
