@@ -5,40 +5,72 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 from conftest import GeneratedArchive
 from project import Project, environment
 
-from lenet_cifar10.commands.seeds import FIGURES, _sentence
+from lenet_cifar10.commands.seeds import FIGURES, Runs, _conclude, _describe, _print
+from lenet_cifar10.experiments import Configuration
+from lenet_cifar10.params import Params
 from lenet_cifar10.statistics import Interval, MeanDifference
 
 FOUR_DIGITS = r"-?\d\.\d{4}"
 
 
+def having(*overrides: str) -> Runs:
+    """A configuration of which nothing has been run."""
+    params = Params.load(Path(__file__).parent.parent / "params.yaml")
+    return Runs(Configuration("code", overrides, params, frozenset({"seed"})))
+
+
 @pytest.mark.parametrize(
-    ("found", "words"),
+    ("interval", "words"),
     [
-        (
-            MeanDifference(0.01234, Interval(0.001, 0.0236), 0.0341),
-            "accuracy: the second mean less the first is +0.0123 "
-            "(95 % interval +0.0010 to +0.0236, Welch's p = 0.034): the two differ",
-        ),
-        (
-            MeanDifference(-0.01, Interval(-0.03, 0.01), 0.21),
-            "accuracy: the second mean less the first is -0.0100 "
-            "(95 % interval -0.0300 to +0.0100, Welch's p = 0.21): that may be chance",
-        ),
-        (
-            MeanDifference(0.01, None, None),
-            "accuracy: the second mean less the first is +0.0100; "
-            "too few seeds, or none that vary, to say whether that is chance",
-        ),
+        (Interval(0.001, 0.0236), " (95 % interval +0.0010 to +0.0236)"),
+        (Interval(-0.03, 0.054), " (95 % interval -0.0300 to +0.0540)"),
+        (None, ""),
     ],
 )
-def test_a_difference_is_said_in_a_sentence(found: MeanDifference, words: str) -> None:
-    assert _sentence("accuracy", found) == words
+def test_a_difference_is_said_in_numbers(interval: Interval | None, words: str) -> None:
+    told = _describe("test_accuracy", MeanDifference(0.01234, interval, 0.03))
+    assert told == f"test accuracy: the second mean less the first is +0.0123{words}"
+
+
+@pytest.mark.parametrize(
+    ("p_value", "failed", "words"),
+    [
+        (0.0000341, 0, "the mean test accuracies differ significantly (5 % level; Welch's p = 3.41e-05)."),
+        (0.0496, 0, "the mean test accuracies differ significantly (5 % level; Welch's p = 0.0496)."),
+        (0.05, 0, "the mean test accuracies do not differ significantly (5 % level; Welch's p = 0.05)."),
+        (None, 0, "No verdict: too few seeds, or none that vary, to say whether the difference is chance."),
+        (0.001, 1, "No verdict: 1 of the runs failed, and those that ended well need not stand for all."),
+        (None, 2, "No verdict: 2 of the runs failed, and those that ended well need not stand for all."),
+    ],
+)
+def test_a_difference_is_judged_where_it_can_be(p_value: float | None, failed: int, words: str) -> None:
+    interval = None if p_value is None else Interval(0.001, 0.019)
+    start = "" if words.startswith("No verdict") else "Over seeds, on these images, "
+    assert _conclude(MeanDifference(0.01, interval, p_value), failed) == start + words
+
+
+def test_seeds_that_failed_are_counted_and_withhold_the_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = having("train.epochs=3"), having("train.epochs=4")
+    for seed in range(3):
+        first.figures[seed] = {"test_accuracy": 0.5 + seed / 100}
+        second.figures[seed] = {"test_accuracy": 0.6 + seed / 100}
+    _print([first, second], 3)
+    assert "differ significantly" in capsys.readouterr().out
+    del second.figures[1]
+    second.failures[1] = "diverged"
+    _print([first, second], 3)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "train.epochs=3: 3 of 3 seeds (experiments" in told
+    assert "train.epochs=4: 2 of 3 seeds (experiments" in told
+    assert "No verdict: 1 of the runs failed" in told
+    assert "significantly" not in told
 
 
 def committed(project: Project, experiment: str, path: str) -> dict[str, float]:
@@ -95,6 +127,8 @@ def test_two_configurations_stopped_and_taken_up_again_are_compared(pipeline: Pr
         assert re.search(f"^{words}: the second mean less the first is {'[+-]'}0", shown, re.MULTILINE)
     assert re.search(rf"│ mean +│ +{FOUR_DIGITS} │ +{FOUR_DIGITS} │ +{FOUR_DIGITS} │", shown)
     assert shown.count("95 % interval of the mean") == 2
+    assert re.search(r"^train\.epochs=20 model\.dropout=0\.4: 2 of 2 seeds \(", shown, re.MULTILINE)
+    assert shown.count("significantly") + shown.count("No verdict") == 1
     assert pipeline.git("status", "--porcelain") == ""
 
 
@@ -113,23 +147,33 @@ def test_a_seed_that_fails_is_named_and_the_others_run(pipeline: Project) -> Non
     assert "Traceback" not in result.text
 
 
-def test_a_fresh_clone_fetches_its_data_by_itself_and_one_seed_has_no_deviation(
+def test_what_is_no_seed_s_fault_stops_at_once(bare_project: Project) -> None:
+    result = bare_project.run("lenet-cifar10", "seeds", "2", "-S", "data.urls=[nowhere.tar.gz]", check=False)
+    assert result.status == 1
+    stopped, mistake = result.text.splitlines()
+    assert stopped.startswith("stopped by a mistake: 0 finished experiments are kept; mend it and give the same")
+    assert re.match(r"error: seeds-\w{8}-0: .*nowhere\.tar\.gz", mistake)
+    assert len(list((bare_project.folder / ".resume/experiments").glob("*.log"))) == 1
+
+
+def test_a_fresh_clone_fetches_its_data_and_shows_of_one_seed_what_was_measured(
     bare_project: Project, generated: GeneratedArchive
 ) -> None:
     small = [
         f"data.urls=[{generated.path}]",
         f"data.sha256={generated.sha256}",
-        "data.validation_size=100",
+        "data.validation_size=0",
         "train.epochs=1",
         "train.batch_size=50",
         "evaluate.test_time_flips=false",
     ]
     words = [word for override in small for word in ("-S", override)]
     text = bare_project.run("lenet-cifar10", "seeds", "1", *words).text
-    assert re.search(rf"│ 0 +│ +{FOUR_DIGITS} │ +{FOUR_DIGITS} │\n", text)
-    assert re.search(r"│ standard deviation +│ +- │ +- │\n", text)
+    assert re.search(r"┃ seed +┃ test accuracy ┃\n", text)
+    assert re.search(rf"│ 0 +│ +{FOUR_DIGITS} │\n", text)
+    assert re.search(r"│ standard deviation +│ +- │\n", text)
     assert "one seed shows no deviation: run two or more" in text
-    assert "with flips" not in text
+    assert re.findall(r"^seeds-\w{8}-0: (.*) [\d.]+$", text, re.MULTILINE) == ["test accuracy"]
     assert bare_project.git("status", "--porcelain") == ""
 
 

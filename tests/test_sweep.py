@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import GeneratedArchive
 from optuna.trial import FrozenTrial, Trial, TrialState
 from project import Project, environment
 
@@ -67,6 +68,7 @@ def test_the_ranges_of_the_project_are_right() -> None:
         ("model.dropout: {low: 0, high: 0.5, log: true}", "log needs a low above 0, found 0"),
         ("model.dropout: {low: 0, high: 0.5, step: 0}", "step is to be above 0"),
         ("model.dropout: {low: 0, high: 0.5, step: 0.2}", "high 0.5 is no whole number of steps of 0.2 above low 0"),
+        ("model.dropout: {low: 0, high: 0.5, step: 1.0e-320}", "high 0.5 is no whole number of steps of 1e-320 above"),
         ("model.dropout: {low: 0.1, high: 0.5, step: 0.1, log: true}", "log and step exclude each other"),
         ("model.dropout: {choices: [0.1]}", "model.dropout: choices: found [0.1]"),
         ("model.dropout: {choices: [0.1, 0.1]}", "a choice is there twice"),
@@ -201,6 +203,79 @@ def test_a_mistake_ends_the_worker_and_gives_the_trial_back(new_search: Callable
     assert len(new_search(2).finished()) == 2
 
 
+def test_a_worker_that_dies_as_it_gives_a_trial_back_neither_loses_nor_doubles_it(
+    new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = new_search(1)
+    trial = found.claim()
+    assert trial is not None
+    values = search.suggest(trial, RANGES)
+
+    def die(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(found.study, "tell", die)
+    with pytest.raises(KeyboardInterrupt):
+        found.retry(trial)
+    given_back, again = found.study.trials
+    assert (given_back.state, again.state, again.params) == (TrialState.RUNNING, TrialState.WAITING, values)
+    search._retry_after_death(found.study, given_back)  # as Optuna does once it is found dead
+    assert [trial.number for trial in new_search(1).counted()] == [1]
+
+
+def test_a_trial_that_was_given_back_is_not_dropped_as_one_too_many(
+    new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, other = new_search(2), new_search(2)
+    trials = [worker.claim() for worker in (found, other)]
+    drawn = [search.suggest(trial, RANGES) for trial in trials if trial]
+    for trial in trials:
+        assert trial is not None
+        found.retry(trial)
+    found, other = new_search(1), new_search(1)
+    ask = found.study.ask
+
+    def ask_after_another() -> Trial:
+        assert other.claim() is not None
+        return ask()
+
+    monkeypatch.setattr(found.study, "ask", ask_after_another)
+    assert found.claim() is None
+    states = [(trial.state, trial.params) for trial in found.counted()]
+    assert states == [(TrialState.RUNNING, drawn[0]), (TrialState.WAITING, drawn[1])]
+
+
+def test_a_study_is_not_over_while_a_dead_worker_s_trial_is_on_its_way_back(new_search: Callable[..., Search]) -> None:
+    found = new_search(1)
+    trial = found.claim()
+    assert trial is not None
+    values = search.suggest(trial, RANGES)
+    found.study.tell(trial, state=TrialState.FAIL)  # what Optuna does first
+
+    class Meanwhile(Stop):
+        def wait(self, seconds: float) -> None:
+            search._retry_after_death(found.study, found.study.trials[0])  # and what it does then
+
+    finish(found, stop=Meanwhile())
+    assert outcomes(found) == [(values, values["train.learning_rate"])]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"failure": "diverged", "deaths": 1}, "diverged"),
+        ({}, "its worker died"),
+        ({"deaths": 2}, "3 of its workers died"),
+    ],
+)
+def test_a_failed_trial_says_why(attributes: dict[str, Any], words: str) -> None:
+    trial = completed(0, None)
+    trial.set_user_attr("experiment", "sweep-1")
+    for name, value in attributes.items():
+        trial.set_user_attr(name, value)
+    assert search.failure_of(trial) == words
+
+
 def test_several_workers_share_the_trials_without_one_too_many(new_search: Callable[..., Search]) -> None:
     ran: list[int] = []
     suggested: list[str] = []
@@ -238,7 +313,7 @@ def test_a_dead_worker_s_trial_is_taken_up_again_twice_and_then_given_up(new_sea
     finish(found)  # waits for what may still live
     (trial,) = found.finished()
     assert (trial.state, trial.params) == (TrialState.FAIL, lost[0])
-    assert search.failure_of(trial) == "given up after 3 of its workers died"
+    assert search.failure_of(trial) == "3 of its workers died"
 
 
 def test_a_worker_that_dies_before_its_first_sign_of_life_is_found_too(new_search: Callable[..., Search]) -> None:
@@ -277,6 +352,8 @@ def test_a_database_of_another_optuna_is_told(new_search: Callable[..., Search],
     ("url", "words"),
     [
         ("nowhere", "--study: is no URL of a database"),
+        ("postgresql://me:secret@localhost:abc/studies", "--study: is no URL of a database"),
+        ("sqlite:////any.sqlite3?timeout=long", "sqlite:////any.sqlite3?timeout=long: cannot be used"),
         ("sqlite:////nowhere/at/all.sqlite3", "sqlite:////nowhere/at/all.sqlite3: cannot be used"),
         ("postgresql://me:secret@localhost:1/studies", "postgresql://me:***@localhost:1/studies: cannot be used"),
     ],
@@ -452,10 +529,35 @@ def test_a_sweep_that_cannot_be_says_why(bare_project: Project, words: list[str]
     assert bare_project.git("status", "--porcelain") == ""
 
 
-def test_a_sweep_in_which_nothing_completes_ends_with_1(bare_project: Project) -> None:
-    bare_project.change_params({"data.urls": ["nowhere.tar.gz"]})
+def test_a_sweep_without_data_says_so_and_goes_on_once_they_are_there(
+    bare_project: Project, generated: GeneratedArchive
+) -> None:
+    choose(bare_project, "train.learning_rate: {low: 0.05, high: 0.06}\ntrain.epochs: 1\n")
+    small = {"data.validation_size": 100, "train.batch_size": 50, "train.threads": 1, "figures.dpi": 50}
+    bare_project.change_params(small | {"data.sha256": generated.sha256, "data.urls": ["nowhere.tar.gz"]})
     bare_project.commit("no data")
-    result = bare_project.run("lenet-cifar10", "sweep", "--trials", "1", check=False)
+    command = ("lenet-cifar10", "sweep", "--trials", "1")
+    result = bare_project.run(*command, check=False)
     assert result.status == 1
-    assert "no trial completed; mend that, or other ranges" in result.text
-    assert "Traceback" not in result.text
+    start, stopped, mistake = result.text.splitlines()
+    assert start.endswith(": 0 of 1 trials are finished")
+    assert stopped == (
+        "stopped by a mistake: 0 finished trials are kept; mend it and give the same command again to go on"
+    )
+    assert re.match(r"error: sweep-\S+: .*nowhere\.tar\.gz", mistake)
+    told = bare_project.run(*command, "-S", f"data.urls=[{generated.path}]").text
+    assert told.startswith(f"{start}\n")
+    assert "\ntrial 1: validation accuracy" in told  # trial 0 was given back, and this one has its parameters
+
+
+def test_a_sweep_in_which_nothing_completes_ends_with_1(pipeline: Project, tmp_path: Path) -> None:
+    choose(pipeline, "train.learning_rate: {low: 99, high: 100}\n")
+    command = ["lenet-cifar10", "sweep", "--trials", "1", "--study", f"sqlite:///{tmp_path / 'other.sqlite3'}"]
+    for finished in (0, 1):
+        result = pipeline.run(*command, "-S", "train.weight_decay=10", check=False)
+        assert result.status == 1
+        assert f"{finished} of 1 trials are finished" in result.text
+        failure, advice = result.text.splitlines()[-2:]
+        assert re.match(r"error: trial 0: epoch 1: the loss is .* \(the output is in \S+\)$", failure)
+        assert re.match(r"error: study \S+: no trial completed; choose other ranges, or more --trials", advice)
+        assert "Traceback" not in result.text

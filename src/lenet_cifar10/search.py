@@ -242,7 +242,7 @@ def open_storage(url: str, grace_seconds: int) -> RDBStorage:
                 ),
                 tries=5,
             )
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # no driver for it; a setting in the URL
         raise _unusable(url, error) from None
     except RuntimeError as error:
         raise UserError(f"--study: another version of Optuna made it ({error}); name a new database") from None
@@ -340,9 +340,9 @@ class Search:
 
 
 def _retry_after_death(study: optuna.Study, trial: FrozenTrial) -> None:
-    given_back = {other.user_attrs.get("retries") for other in study.get_trials(deepcopy=False)}  # the worker died then
+    retried = {other.user_attrs.get("retries") for other in study.get_trials(deepcopy=False)}
     deaths = _deaths(trial)
-    if deaths <= MOST_DEATHS and trial.number not in given_back:
+    if deaths <= MOST_DEATHS and trial.number not in retried:  # its worker may have died as it gave it back
         _enqueue_again(study, trial, deaths)
 
 
@@ -412,9 +412,10 @@ def work(
 
 
 def _is_over(search: Search, stop: Stop) -> bool:
-    """Whether the study is done; a trial whose worker died is failed for a moment before it is in the queue again."""
-    failed = [trial for trial in search.finished() if trial.state == TrialState.FAIL]
-    if search.is_done() and not all("failure" in trial.user_attrs for trial in failed):
+    """Whether the study is done. A trial whose worker died is failed for a moment before it is in the queue again."""
+    finished = search.finished()
+    died = [trial for trial in finished if trial.state == TrialState.FAIL and "failure" not in trial.user_attrs]
+    if died and len(finished) >= search.trials:
         stop.wait(_LOOK_SECONDS)
     return search.is_done()
 
@@ -422,8 +423,7 @@ def _is_over(search: Search, stop: Stop) -> bool:
 def failure_of(trial: FrozenTrial) -> str:
     """Why a trial failed."""
     deaths = _deaths(trial)
-    died = "its worker died" if deaths == 1 else f"{deaths} of its workers died"
-    return trial.user_attrs.get("failure", died)
+    return trial.user_attrs.get("failure", "its worker died" if deaths == 1 else f"{deaths} of its workers died")
 
 
 def rank(trials: Sequence[FrozenTrial], count: int) -> list[FrozenTrial]:

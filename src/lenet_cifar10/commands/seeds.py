@@ -13,7 +13,7 @@ from lenet_cifar10 import terminal
 from lenet_cifar10.errors import UserError
 
 if TYPE_CHECKING:
-    from lenet_cifar10.experiments import Configuration
+    from lenet_cifar10.experiments import Configuration, Stop
     from lenet_cifar10.params import Params
     from lenet_cifar10.statistics import MeanDifference, SampleMean
 
@@ -66,7 +66,7 @@ def seeds(
     Each seed is an experiment in a copy, seeds-DIGEST-SEED, where the digest is of the code and the parameters.
     The same command goes on where an earlier one was stopped: finished seeds are not run again, and a training that
     was stopped goes on from its last epoch. With --versus a second configuration is run too, and Welch's t test says
-    whether the mean test accuracies differ: over seeds, on one split and one set of test images.
+    whether the mean test accuracies differ. All that is over seeds, on one split and one set of test images.
 
     While an experiment starts DVC puts your changes aside for a moment: leave tracked files, git and dvc alone then,
     or run this in a clone of its own.
@@ -128,7 +128,7 @@ def _configure(root: Path, overrides: list[str]) -> "Configuration":
     return experiments.configure(root, overrides, without=["seed"])
 
 
-def _run(root: Path, runs: Runs, seed: int, stop: Any, say: Callable[[str], None]) -> None:
+def _run(root: Path, runs: Runs, seed: int, stop: "Stop", say: Callable[[str], None]) -> None:
     """Have the experiment of a seed, and its figures or why it failed."""
     from lenet_cifar10 import experiments
 
@@ -228,11 +228,11 @@ def _conclude(found: "MeanDifference", failed: int) -> str:
     from lenet_cifar10.comparison import SIGNIFICANCE
 
     if failed:
-        return f"No verdict: {failed} runs failed, and those that ended well need not stand for all."
+        return f"No verdict: {failed} of the runs failed, and those that ended well need not stand for all."
     if found.p_value is None:
         return "No verdict: too few seeds, or none that vary, to say whether the difference is chance."
     verdict = "differ significantly" if found.p_value < SIGNIFICANCE else "do not differ significantly"
-    shown = f"Welch's p = {found.p_value:.2g}"
+    shown = f"Welch's p = {found.p_value:.3g}"
     return f"Over seeds, on these images, the mean test accuracies {verdict} (5 % level; {shown})."
 
 

@@ -46,7 +46,7 @@ def sweep(
     """Search the ranges of sweep.yaml for the parameters with the best validation accuracy.
 
     Optuna chooses the parameters of each trial, which is a whole DVC experiment in a copy. The test images have no
-    say. The same command goes on where an earlier one was stopped; other code, parameters or ranges are another study,
+    say. The same command goes on where an earlier one was stopped. Other code, parameters or ranges are another study;
     another commit, device or version of a library alone is not.
 
     Several commands, also in several clones with one --study, share the trials. One that was stopped is taken up
