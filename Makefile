@@ -63,7 +63,8 @@ demo: setup  ## Run all six stages on generated images, as the experiment "demo"
 		--set-param train.learning_rate=0.006 --set-param train.weight_decay=0.05
 	@lenet-cifar10 show demo
 	@# The experiment twice: beside a workspace without results DVC would warn that there are none.
-	@echo "The plots page:" && dvc plots diff demo demo --out dvc_plots
+	@echo "DVC's page of plots:" && dvc plots diff demo demo --out dvc_plots
+	@echo "The same and more on one page:" && lenet-cifar10 page demo
 
 repro: setup  ## Run all six stages on CIFAR-10 itself: fetches 170 MB, trains, evaluates
 	dvc repro

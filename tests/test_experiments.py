@@ -48,6 +48,8 @@ def log_of(project: Project, name: str) -> str:
         ("train.epochs=[", "-S train.epochs=[: expected KEY=VALUE"),
         ("train.epochs=3,4", "-S train.epochs=3,4: is a grid; give one value here"),
         ("train.learning_rat=1", "-S train.learning_rat=1: train.learning_rat is no parameter; did you mean"),
+        ("train.seed=1", "train.seed is no parameter; did you mean seed?"),
+        ("train.nope=1", "train.nope is no parameter; the keys are those of params.yaml"),
         ("=3", "-S =3: nothing is no parameter"),
         ("train={epochs: 3}", "train is a section; write a key in full, such as train.launcher"),
         ("+train.epochs=3", "no parameter can be added or removed"),
@@ -137,7 +139,9 @@ def test_an_experiment_runs_once_and_from_a_changed_workspace_which_stays_as_it_
         thread.start()
     for thread in threads:
         thread.join()
-    assert results == [[], []]
+    assert sorted(str(said) for said in results) == [
+        f"['at-once-{number}: runs, with its output in .resume/experiments/at-once-{number}.log']" for number in (1, 2)
+    ]
     assert set(experiments.existing(pipeline.folder)) == {"at-once-1", "at-once-2"}
     assert (pipeline.read("params.yaml"), pipeline.git("status", "--porcelain")) == (before, status)
     for number in (1, 2):

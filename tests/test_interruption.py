@@ -54,7 +54,7 @@ def test_a_signal_ends_it_with_one_line_and_its_own_status(tmp_path: Path, doing
         process.send_signal(number)
         _, told = process.communicate(timeout=5)
     assert process.returncode == 128 + number
-    assert told == f"stopped by {number.name}: run dvc repro again to go on\n"
+    assert told == f"stopped by {number.name}: give the same command again to go on\n"
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -118,7 +118,7 @@ def test_a_signal_while_torch_is_imported_is_answered_as_any_other(tmp_path: Pat
             _, told = process.communicate(timeout=5)
         assert (process.returncode, told) == (
             128 + number,
-            f"stopped by {number.name}: run dvc repro again to go on\n",
+            f"stopped by {number.name}: give the same command again to go on\n",
         )
 
 
@@ -155,7 +155,7 @@ def test_it_ends_when_the_dvc_that_started_it_is_killed(tmp_path: Path, seconds:
     parent.kill()
     # The pipe closes when the last process that holds it has ended.
     _, told = parent.communicate(timeout=5)
-    assert told == "stopped by SIGTERM: run dvc repro again to go on\n"
+    assert told == "stopped by SIGTERM: give the same command again to go on\n"
 
 
 def test_it_ends_at_once_when_the_dvc_that_started_it_is_already_dead(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_it_ends_at_once_when_the_dvc_that_started_it_is_already_dead(tmp_path: 
     with start(tmp_path, BODIES["in main"], DVC_PID=str(dead.pid)) as process:
         _, told = process.communicate(timeout=5)
     assert process.returncode == 143
-    assert told == "stopped by SIGTERM: run dvc repro again to go on\n"
+    assert told == "stopped by SIGTERM: give the same command again to go on\n"
 
 
 def test_a_dvc_that_died_before_the_shell_asked_for_its_parent_is_noticed(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_dvc_that_died_before_the_shell_asked_for_its_parent_is_noticed(tmp_pa
             _, told = process.communicate(timeout=5)
         other.kill()
     assert process.returncode == 143
-    assert told == "stopped by SIGTERM: run dvc repro again to go on\n"
+    assert told == "stopped by SIGTERM: give the same command again to go on\n"
 
 
 @pytest.mark.parametrize("told", [None, ""])

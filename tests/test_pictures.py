@@ -305,7 +305,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     assert refusal(path) == ": is no image that can be read here; save it as PNG or JPEG"
     path.write_bytes(b"")
     assert refusal(path) == ": is an empty file, expected an image; get it anew"
-    assert refusal(tmp_path / "none.jpg") == ": No such file or directory"
+    assert refusal(tmp_path / "none.jpg") == ": No such file or directory; name a file that can be read"
     assert refusal(tmp_path) == ": is a folder, expected an image"
     assert refusal(path / "below") == ": Not a directory"
 
@@ -319,7 +319,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
             raise PermissionError(13, "Permission denied", str(path))
 
         monkeypatch.setattr(Path, "open", refuse)
-    assert refusal(path) == ": Permission denied"
+    assert refusal(path) == ": Permission denied; name a file that can be read"
 
 
 def test_pipes_and_devices_are_refused_without_being_opened(tmp_path: Path) -> None:

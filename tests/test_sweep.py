@@ -488,7 +488,7 @@ def test_a_stopped_sweep_says_how_to_go_on(pipeline: Project, number: signal.Sig
     stopped.send_signal(number)
     told, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == 128 + number
-    assert told.endswith("stopped: 0 finished trials are kept; give the same command again to go on\n")
+    assert told.endswith("stopped: what has finished is kept (0 of 2 trials); give the same command again to go on\n")
     assert "Traceback" not in told
     assert list((pipeline.folder / ".dvc/tmp/exps/standalone").glob("tmp*")) == []
 
@@ -539,10 +539,11 @@ def test_a_sweep_without_data_says_so_and_goes_on_once_they_are_there(
     command = ("lenet-cifar10", "sweep", "--trials", "1")
     result = bare_project.run(*command, check=False)
     assert result.status == 1
-    start, stopped, mistake = result.text.splitlines()
+    start, running, stopped, mistake = result.text.splitlines()
+    assert re.search(r"sweep-\S+: runs, with its output in \.resume/experiments/sweep-\S+\.log$", running)
     assert start.endswith(": 0 of 1 trials are finished")
     assert stopped == (
-        "stopped by a mistake: 0 finished trials are kept; mend it and give the same command again to go on"
+        "stopped by a mistake: what has finished is kept (0 of 1 trials); mend it and give the same command again to go on"
     )
     assert re.match(r"error: sweep-\S+: .*nowhere\.tar\.gz", mistake)
     told = bare_project.run(*command, "-S", f"data.urls=[{generated.path}]").text

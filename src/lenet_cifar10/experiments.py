@@ -119,7 +119,7 @@ class Configuration:
                 section = section[part]
             section[name] = value
         settings = tuple(override_of(key, value) for key, value in values.items())
-        params = Params.check(changed, "params.yaml -S " + " -S ".join(settings))
+        params = Params.check(changed, "params.yaml with -S " + " -S ".join(settings))
         return replace(self, overrides=self.overrides + settings, params=params)
 
 
@@ -167,8 +167,9 @@ def check_key(key: str, source: str) -> None:
     inner = [name for name in known if name.startswith(f"{key}.")]
     if inner:
         raise UserError(f"{source}: {key} is a section; write a key in full, such as {inner[0]}")
-    near = get_close_matches(key, known, n=1, cutoff=0.6)
-    advice = f"did you mean {near[0]}?" if near else "the keys are those of params.yaml, such as train.epochs"
+    names = {name.rpartition(".")[2]: name for name in known}
+    near = get_close_matches(key.rpartition(".")[2], names, n=1, cutoff=0.7)
+    advice = f"did you mean {names[near[0]]}?" if near else "the keys are those of params.yaml, such as train.epochs"
     raise UserError(f"{source}: {key or 'nothing'} is no parameter; {advice}")
 
 
@@ -217,6 +218,7 @@ def run(root: Path, configuration: Configuration, name: str, stop: Stop, say: Ca
     log = FOLDER / f"{name}.log"
     with _holding(root / log.with_suffix(".lock"), stop, lambda: say(f"waiting for another process that runs {name}")):
         while name not in existing(root):
+            say(f"{name}: runs, with its output in {log}")
             _run_once(root, configuration, name, log, stop)
         _check_params(root, configuration, name)
 
@@ -391,7 +393,8 @@ def _resolve(root: Path, overrides: Sequence[str]) -> Params:
             raise UserError(f"{root / 'params.yaml'}: no such file; run git checkout params.yaml") from None
         except (YAMLError, ValueError, LookupError, RecursionError) as error:
             raise UserError(f"params.yaml: is not valid YAML: {' '.join(str(error).split())}") from None
-    return Params.check(values, "params.yaml" + "".join(f" -S {override}" for override in overrides))
+    settings = "".join(f" -S {override}" for override in overrides)
+    return Params.check(values, f"params.yaml with{settings}" if settings else "params.yaml")
 
 
 def _flatten(section: BaseModel, prefix: str = "") -> dict[str, Any]:

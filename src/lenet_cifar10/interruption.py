@@ -13,7 +13,7 @@ from types import FrameType
 _GRACE_SECONDS = 1.0  # for clean-up; what a library, or a reader who does not read, holds up longer is left
 _LOOK_SECONDS = 0.25
 
-_advice = "run dvc repro again to go on"
+_advice = "give the same command again to go on"
 _unwinds = False
 
 

@@ -62,7 +62,7 @@ def find(name: str) -> list[Path]:
         if any(sign in name for sign in "*?["):
             return _match(path, shown)
     except OSError as error:
-        raise UserError(f"{shown}: {error.strerror}") from None
+        raise UserError(f"{shown}: {error.strerror}; name a file that can be read") from None
     raise UserError(f"{shown or repr(name)}: no such file; name an image, a folder of images or a quoted pattern")
 
 
@@ -77,7 +77,7 @@ def read(path: Path) -> "NDArray[np.uint8]":
         _check_file(path, name)
         file = path.open("rb")
     except OSError as error:
-        raise UserError(f"{name}: {error.strerror}") from None
+        raise UserError(f"{name}: {error.strerror}; name a file that can be read") from None
     try:
         with file, _silent_libraries(), warnings.catch_warnings():
             warnings.simplefilter("ignore")

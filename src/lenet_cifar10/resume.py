@@ -72,7 +72,7 @@ def run(training: Training, checkpoints: Checkpoints, bar: Progress) -> Iterator
 
 
 def _advise(epochs: int) -> None:
-    advise(f"epochs 1 to {epochs} are kept; run dvc repro, or the same experiment, again to go on after them")
+    advise(f"epochs 1 to {epochs} are kept; give the same command again to go on after them")
 
 
 def _take_up(training: Training, checkpoints: Checkpoints) -> list[EpochRecord]:

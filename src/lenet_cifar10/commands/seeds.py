@@ -112,7 +112,7 @@ def seeds(
 
 
 def _kept(compared: list[Runs]) -> str:
-    return f"{sum(len(runs.figures) for runs in compared)} finished experiments are kept"
+    return f"what has finished is kept ({sum(len(runs.figures) for runs in compared)} of the experiments)"
 
 
 def _configurations(shared: list[str], versus: list[str]) -> list[list[str]]:

@@ -102,12 +102,12 @@ def _join(set_param: list[str], fixed: dict[str, Any], searched: list[str], sour
 
     for override in set_param:
         if (key := experiments.key_of(override)) in [*fixed, *searched]:
-            raise UserError(f"-S {override}: {source} has {key} too; leave one of the two out")
+            raise UserError(f"-S {override}: {source} has {key} too; leave one of the two out (--ranges names another file)")
     return [*(experiments.override_of(key, value) for key, value in fixed.items()), *set_param]
 
 
 def _kept(found: "Search") -> str:
-    return f"{len(found.finished())} finished trials are kept"
+    return f"what has finished is kept ({len(found.finished())} of {found.trials} trials)"
 
 
 def _evaluate(
