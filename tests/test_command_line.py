@@ -60,7 +60,7 @@ def test_bars_are_coloured_on_a_terminal_unless_told_otherwise(pipeline: Project
     for number, (variables, coloured) in enumerate([({}, True), ({"NO_COLOR": "1"}, False)]):
         pipeline.change_params({"seed": number})  # or it would be resumed at its end, without a bar
         text = pipeline.run(
-            "script", "-qec", train, "/dev/null", PYTHONPATH="src", TERM="xterm-256color", **variables
+            "script", "-qec", train, "/dev/null", check=True, PYTHONPATH="src", TERM="xterm-256color", **variables
         ).text
         assert re.search(r"\d/6", text), text  # the bar
         assert bool(COLOURS.search(text)) == coloured

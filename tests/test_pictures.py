@@ -307,7 +307,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     assert refusal(path) == ": is an empty file, expected an image; get it anew"
     assert refusal(tmp_path / "none.jpg") == ": No such file or directory; name a file that can be read"
     assert refusal(tmp_path) == ": is a folder, expected an image"
-    assert refusal(path / "below") == ": Not a directory"
+    assert refusal(path / "below") == ": Not a directory; name a file that can be read"
 
 
 def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ def test_two_configurations_stopped_and_taken_up_again_are_compared(pipeline: Pr
     stopped.send_signal(signal.SIGINT)
     told, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == 130
-    assert told.endswith("stopped: what has finished is kept (2 of the experiments); give the same command again to go on\n")
+    assert told.endswith("stopped; finished so far: 2 of 4; give the same command again to go on\n")
     finished = {log: log.stat().st_mtime_ns for log in logs.glob("*-0.log")}
     assert len(finished) == 2
 
@@ -150,8 +150,8 @@ def test_a_seed_that_fails_is_named_and_the_others_run(pipeline: Project) -> Non
 def test_what_is_no_seed_s_fault_stops_at_once(bare_project: Project) -> None:
     result = bare_project.run("lenet-cifar10", "seeds", "2", "-S", "data.urls=[nowhere.tar.gz]", check=False)
     assert result.status == 1
-    stopped, mistake = result.text.splitlines()
-    assert stopped.startswith("stopped by a mistake: what has finished is kept (0 of the experiments); mend it and give the same")
+    _, stopped, mistake = result.text.splitlines()
+    assert stopped.startswith("stopped by a mistake; finished so far: 0 of 2; mend it and give the same")
     assert re.match(r"error: seeds-\w{8}-0: .*nowhere\.tar\.gz", mistake)
     assert len(list((bare_project.folder / ".resume/experiments").glob("*.log"))) == 1
 

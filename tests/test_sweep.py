@@ -488,7 +488,7 @@ def test_a_stopped_sweep_says_how_to_go_on(pipeline: Project, number: signal.Sig
     stopped.send_signal(number)
     told, _ = stopped.communicate(timeout=60)
     assert stopped.returncode == 128 + number
-    assert told.endswith("stopped: what has finished is kept (0 of 2 trials); give the same command again to go on\n")
+    assert told.endswith("stopped; finished so far: 0 of 2; give the same command again to go on\n")
     assert "Traceback" not in told
     assert list((pipeline.folder / ".dvc/tmp/exps/standalone").glob("tmp*")) == []
 
@@ -513,8 +513,8 @@ def test_two_commands_at_once_run_every_trial_once(pipeline: Project) -> None:
     ("words", "told"),
     [
         (["-S", "data.validation_size=0"], "data.validation_size: found 0, expected images held out to score trials"),
-        (["-S", "train.epochs=3"], "has train.epochs too; leave one of the two out"),
-        (["-S", "train.learning_rate=3"], "has train.learning_rate too; leave one of the two out"),
+        (["-S", "train.epochs=3"], "has train.epochs too; leave one out"),
+        (["-S", "train.learning_rate=3"], "has train.learning_rate too; leave one out"),
         (["-S", "train.epoch=3"], "train.epoch is no parameter; did you mean train.epochs?"),
         (["--ranges", "none.yaml"], "error: none.yaml: no such file"),
         (["--study", "nowhere"], "--study: is no URL of a database"),
@@ -543,7 +543,7 @@ def test_a_sweep_without_data_says_so_and_goes_on_once_they_are_there(
     assert re.search(r"sweep-\S+: runs, with its output in \.resume/experiments/sweep-\S+\.log$", running)
     assert start.endswith(": 0 of 1 trials are finished")
     assert stopped == (
-        "stopped by a mistake: what has finished is kept (0 of 1 trials); mend it and give the same command again to go on"
+        "stopped by a mistake; finished so far: 0 of 1; mend it and give the same command again to go on"
     )
     assert re.match(r"error: sweep-\S+: .*nowhere\.tar\.gz", mistake)
     told = bare_project.run(*command, "-S", f"data.urls=[{generated.path}]").text

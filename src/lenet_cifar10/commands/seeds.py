@@ -89,18 +89,23 @@ def seeds(
     compared = [Runs(_configure(root, overrides)) for overrides in _configurations(set_param or [], versus or [])]
     if len(compared) == 2 and compared[0].configuration.digest == compared[1].configuration.digest:
         raise UserError(f"--versus {' '.join(versus or [])}: is the same configuration; change a parameter with it")
+    total = len(wanted) * len(compared)
+
+    def finished() -> str:
+        return f"finished so far: {sum(len(runs.figures) for runs in compared)} of {total}"
+
     with experiments.answering_signals() as stop:
         try:
-            with _progress(len(wanted) * len(compared), as_json) as advance:
+            with _progress(total, as_json) as advance:
                 for seed in wanted:
                     for runs in compared:
                         _run(root, runs, seed, stop, say)
                         advance()
         except experiments.StoppedError:
-            say(f"stopped: {_kept(compared)}; give the same command again to go on")
+            say(f"stopped; {finished()}; give the same command again to go on")
             raise typer.Exit(stop.status) from None
         except UserError:
-            say(f"stopped by a mistake: {_kept(compared)}; mend it and give the same command again to go on")
+            say(f"stopped by a mistake; {finished()}; mend it and give the same command again to go on")
             raise
     if as_json:
         typer.echo(json.dumps(_as_json(compared), indent=2))
@@ -109,10 +114,6 @@ def seeds(
     failures = [f"{runs.name(seed)}: {reason}" for runs in compared for seed, reason in sorted(runs.failures.items())]
     if failures:
         raise UserError("\n".join(failures))
-
-
-def _kept(compared: list[Runs]) -> str:
-    return f"what has finished is kept ({sum(len(runs.figures) for runs in compared)} of the experiments)"
 
 
 def _configurations(shared: list[str], versus: list[str]) -> list[list[str]]:

@@ -88,10 +88,10 @@ def sweep(
             try:
                 _work(root, configuration, found, workers, stop, say, as_json)
             except experiments.StoppedError:
-                say(f"stopped: {_kept(found)}; give the same command again to go on")
+                say(f"stopped; {_progress(found)}; give the same command again to go on")
                 raise typer.Exit(stop.status) from None
             except UserError:
-                say(f"stopped by a mistake: {_kept(found)}; mend it and give the same command again to go on")
+                say(f"stopped by a mistake; {_progress(found)}; mend it and give the same command again to go on")
                 raise
         _report(root, found, say, as_json)
 
@@ -102,12 +102,12 @@ def _join(set_param: list[str], fixed: dict[str, Any], searched: list[str], sour
 
     for override in set_param:
         if (key := experiments.key_of(override)) in [*fixed, *searched]:
-            raise UserError(f"-S {override}: {source} has {key} too; leave one of the two out (--ranges names another file)")
+            raise UserError(f"-S {override}: {source} has {key} too; leave one out, or --ranges another file")
     return [*(experiments.override_of(key, value) for key, value in fixed.items()), *set_param]
 
 
-def _kept(found: "Search") -> str:
-    return f"what has finished is kept ({len(found.finished())} of {found.trials} trials)"
+def _progress(found: "Search") -> str:
+    return f"finished so far: {len(found.finished())} of {found.trials}"
 
 
 def _evaluate(
