@@ -7,11 +7,10 @@ from lenet_cifar10 import interruption
 
 interruption.answer_signals()  # before torch, whose import takes a second
 
-from lenet_cifar10 import checkpoint, dataset, device, dvc_cache, resume, stage
+from lenet_cifar10 import checkpoint, dataset, device, dvc_cache, resume, stage, teamwork
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing, write_csv, write_json
 from lenet_cifar10.terminal import console, figures_table, say, steps_bar
-from lenet_cifar10.training import Training
 from lenet_cifar10.weights import save_weights
 
 DATA = [Path("data/prepared") / name for name in ("classes.json", "train.npz", "validation.npz")]
@@ -21,20 +20,25 @@ CHECKPOINTS = Path(os.environ.get("DVC_ROOT", ".")) / ".resume/checkpoints"
 
 
 def main() -> None:
-    """Train the network; after each epoch the history gains a row."""
+    """Train the network; after each epoch the history gains a row. Of several processes the first has the files."""
+    team = teamwork.find_team()
+    if not team.place.leads:
+        teamwork.follow(team)
+        return
     params = Params.load(Path("params.yaml"))
-    chosen = device.prepare(params.device, params.train.threads)
+    chosen = device.prepare(params.device, params.train.threads, team.place)
     names = dataset.load_class_names(DATA[0])
     images, held_out = (dataset.load(path, len(names)) for path in DATA[1:])
-    training = Training(images, held_out, len(names), chosen, params.seed, params.augment, params.model, params.train)
-    say(f"training on {device.describe(chosen)}: {params.train.epochs} epochs of {len(images):,} images")
+    work = teamwork.Work(params, len(names), images, held_out)
+    training = work.start(chosen, team)
+    say(f"training on {device.describe(chosen)}, {team}: {params.train.epochs} epochs of {len(images):,} images")
     environment = device.environment(chosen)
     checkpoints = checkpoint.Checkpoints(CHECKPOINTS, resume.fingerprint(params.of_training(), DATA, environment))
-    made = checkpoints.result()
-    is_forced = made is not None and dvc_cache.has(made)  # not so if another process makes it while this one waits
+    is_forced = dvc_cache.has(checkpoints.result())  # not so if another process makes it while this one waits
     with checkpoints.locked(), replacing(*OUTPUTS) as (weights, metrics, surroundings), steps_bar() as bar:
         if is_forced:
             checkpoints.clear()
+        teamwork.tell(team, work, environment)
         history = []
         for history in resume.run(training, checkpoints, bar):
             with replacing(HISTORY) as (rows,):

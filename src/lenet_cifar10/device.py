@@ -10,21 +10,22 @@ import torch
 from torch.utils import deterministic
 
 from lenet_cifar10.errors import UserError
+from lenet_cifar10.launcher import Place
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
-def choose(name: str, setting: str = "params.yaml: device") -> torch.device:
+def choose(name: str, setting: str = "params.yaml: device", place: Place | None = None) -> torch.device:
     """The device called `name`: auto, cpu, cuda, cuda:N or mps.
 
-    auto is the first GPU where there is one, else the CPU. Messages say that `setting` asked for it.
+    auto is the first GPU where there is one, else the CPU. Of several processes each takes the GPU of its number on its
+    machine. Messages say that `setting` asked for it.
 
     Raises:
-        UserError: the device is not there; it is refused, not replaced. Or a launcher started several processes.
+        UserError: the device is not there, or not one for each process; it is refused, not replaced.
     """
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise UserError(f"params.yaml: train.launcher: started {processes} processes, expected one; use python")
+    if place and place.size > 1:
+        return _choose_beside_others(name, setting, place)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -42,9 +43,23 @@ def choose(name: str, setting: str = "params.yaml: device") -> torch.device:
     return device
 
 
-def prepare(name: str, threads: int) -> torch.device:
+def _choose_beside_others(name: str, setting: str, place: Place) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not count):
+        return torch.device("cpu")
+    if name not in ("auto", "cuda"):
+        raise UserError(f"{setting}: found {name}, but train.launcher starts {place.size} processes; use auto or cpu")
+    if place.local_rank >= count:
+        raise UserError(
+            f"params.yaml: train.launcher: starts {place.local_size} processes here, but torch sees {count} GPUs, of "
+            "which each needs one; start no more than there are, or set device to cpu"
+        )
+    return torch.device("cuda", place.local_rank)
+
+
+def prepare(name: str, threads: int, place: Place | None = None) -> torch.device:
     """The device called `name`, as `choose` finds it, with `make_repeatable` and `keep_freed_memory` done."""
-    device = choose(name)
+    device = choose(name, place=place)
     make_repeatable(threads)
     keep_freed_memory()
     return device

@@ -27,7 +27,12 @@ def answer_signals() -> None:
         signal.signal(number, _stop)
     dvc = os.environ.get("DVC_PID", "")  # set by the commands in dvc.yaml
     if dvc.isdecimal():
-        threading.Thread(target=_stop_after, args=(int(dvc),), daemon=True).start()
+        end_with(int(dvc))
+
+
+def end_with(starter: int) -> None:
+    """From now on the end of this other process, which started this one, ends this one too."""
+    threading.Thread(target=_stop_after, args=(starter,), daemon=True).start()
 
 
 def unwind() -> None:
@@ -40,7 +45,10 @@ def unwind() -> None:
 
 
 def advise(advice: str) -> None:
-    """What the line of a stopped stage says after the signal's name: what is kept and how to go on."""
+    """What the line of a stopped stage says after the signal's name: what is kept and how to go on.
+
+    Nothing: there is no line; another process has one.
+    """
     global _advice
     _advice = advice
 
@@ -55,19 +63,20 @@ def _stop(number: int, frame: FrameType | None) -> None:
     # Written past Python's buffers, which the interrupted code may be in the middle of.
     with suppress(OSError):  # whoever read it may be gone
         start = "\n" if os.isatty(2) else ""  # a terminal's line may hold a bar
-        os.write(2, f"{start}stopped by {signal.Signals(number).name}: {_advice}\n".encode())
+        if _advice:
+            os.write(2, f"{start}stopped by {signal.Signals(number).name}: {_advice}\n".encode())
     if not _unwinds:
         os._exit(status)
     raise Stopped(status)
 
 
-def _stop_after(dvc: int) -> None:
-    """Wait for the end of dvc, which would leave this stage to run on beside the next run of the same project."""
+def _stop_after(starter: int) -> None:
+    """Wait for the end of a process that would leave this one to run on beside the next run of the same project."""
     import psutil  # here, for importing it takes as long as all that comes before the first signal is answered
 
     with suppress(psutil.Error):
-        process = psutil.Process(dvc)
-        # Of a dvc that died before the shell asked for its parent, the number is that of the system's first process.
+        process = psutil.Process(starter)
+        # Of one that died before the shell asked for its parent, the number is that of the system's first process.
         runs_python = any(name in word.lower() for word in process.cmdline()[:2] for name in ("python", "dvc"))
         while runs_python and process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(_LOOK_SECONDS)

@@ -79,6 +79,7 @@ class TrainSection(Section):
 
     launcher: str = _text(r"\S", 'the command before the script, such as "python"')
     threads: int = _whole(1, 1024)
+    shards: int = _whole(1, 1024)
     precision: Literal["float32", "bfloat16"] = _word("float32", "bfloat16")
     epochs: int = _whole(1, 10_000)
     batch_size: int = _whole(1, 10_000_000)

@@ -1,4 +1,4 @@
-"""All randomness comes from (seed, epoch, purpose), so an epoch can be repeated without the ones before it."""
+"""All randomness comes from (seed, epoch or step, purpose), so an epoch can be repeated without the ones before it."""
 
 from hashlib import blake2b
 from typing import Literal
@@ -8,12 +8,12 @@ import torch
 Purpose = Literal["weights", "order", "augmentation", "dropout"]
 
 
-def mix(seed: int, epoch: int, purpose: Purpose) -> int:
+def mix(seed: int, number: int, purpose: Purpose, *more: int) -> int:
     """A seed from 0 to 2**63 - 1; torch's generator on the CPU uses its lower 32 bits.
 
-    A cryptographic hash mixes the three: a sum would make (0, 1) and (1, 0) alike.
+    A cryptographic hash mixes them: a sum would make (0, 1) and (1, 0) alike.
     """
-    digest = blake2b(f"{seed} {epoch} {purpose}".encode(), digest_size=8).digest()
+    digest = blake2b(" ".join(map(str, (seed, number, purpose, *more))).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

@@ -29,23 +29,36 @@ _STEERING_VARIABLES = (
     "PYTORCH_",
     "TORCH_",
 )
+_LAUNCHER_VARIABLES = ("TORCH_NCCL_",)  # set by torchrun; they say what happens when a process fails
 
 
 def fingerprint(params: Mapping[str, Any], data: Sequence[Path], environment: Mapping[str, Any]) -> str:
-    """A hash of all that decides a result, 64 hexadecimal digits.
+    """A hash of all that decides a result, 64 hexadecimal digits: parameters, contents of data files, and `program`."""
+    parts = {"params": params, "data": [hash_file(path) for path in data], "program": program(environment)}
+    return _hash(parts)
 
-    Of the parameters that are read, the contents of the data files, the code of the program and of each module of this
-    package that it has imported, the device, the threads, the versions, and the variables that steer torch's libraries.
+
+def program(environment: Mapping[str, Any]) -> str:
+    """A hash of what runs, 64 hexadecimal digits.
+
+    Of the code of the program and of each module of this package that it has imported, the device, the threads, the
+    versions, and the variables that steer torch's libraries.
     """
     modules = {name: getattr(module, "__file__", None) for name, module in sorted(sys.modules.items())}
     code = {name: path for name, path in modules.items() if name == "__main__" or name.split(".")[0] == __package__}
     parts = {
-        "params": params,
-        "data": [hash_file(path) for path in data],
         "code": {name: hash_file(Path(path)) for name, path in code.items() if path},
         "environment": environment,
-        "variables": {name: value for name, value in os.environ.items() if name.startswith(_STEERING_VARIABLES)},
+        "variables": {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith(_STEERING_VARIABLES) and not name.startswith(_LAUNCHER_VARIABLES)
+        },
     }
+    return _hash(parts)
+
+
+def _hash(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -57,6 +70,7 @@ def run(training: Training, checkpoints: Checkpoints, bar: Progress) -> Iterator
     """
     epochs = training.section.epochs
     history = _take_up(training, checkpoints)
+    training.synchronize()
     steps = training.steps_per_epoch
     task = bar.add_task("training", total=epochs * steps, completed=len(history) * steps)
     if history:

@@ -3,15 +3,19 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
-from lenet_cifar10 import errors, interruption, locks
+from lenet_cifar10 import errors, interruption, launcher, locks
 
 LOCK = Path(".resume/stage.lock")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's `main`, after the end of any other stage that runs in the current folder, and end the program."""
+    """Call a stage's `main`, after the end of any other stage that runs in the current folder, and end the program.
+
+    Of several processes of one stage the one that leads waits, and says what is to be said of a stop.
+    """
     interruption.unwind()
     errors.run(lambda: _alone(main))
     if sys.getprofile() is None:  # a profiler still has its report to write
@@ -19,6 +23,11 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _alone(main: Callable[[], None]) -> None:
-    with locks.hold(LOCK, "waiting for another stage that runs in this folder"):
+    place = launcher.find_place()
+    if place.agent is not None:
+        interruption.end_with(place.agent)
+    if not place.leads:
+        interruption.advise("")
+    with locks.hold(LOCK, "waiting for another stage that runs in this folder") if place.leads else nullcontext():
         main()
     sys.stdout.flush()

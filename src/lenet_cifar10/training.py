@@ -1,10 +1,11 @@
 """The training loop."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -16,9 +17,11 @@ from lenet_cifar10 import augment
 from lenet_cifar10.dataset import Split
 from lenet_cifar10.device import computes_bfloat16
 from lenet_cifar10.errors import UserError
-from lenet_cifar10.evaluation import Scores, predict, score
+from lenet_cifar10.evaluation import IMAGES_AT_ONCE, Scores, predict, score
+from lenet_cifar10.launcher import Place
 from lenet_cifar10.model import LeNet
 from lenet_cifar10.params import AugmentSection, ModelSection, TrainSection
+from lenet_cifar10.processes import Team
 from lenet_cifar10.randomness import generator_for, mix
 from lenet_cifar10.weights import MisfitError, copy_into
 
@@ -84,8 +87,12 @@ class Training:
 
     Everything of an epoch but the weights and the optimizer's state follows from the seed and the epoch's number.
 
+    Each batch is cut into `section.shards` parts. Each part's gradient is computed alone, by one process of the team,
+    and all are summed in the order of the parts: so the bits do not depend on how many processes there are.
+
     Raises:
-        UserError: the batch is larger than the training set, or the device has no such precision.
+        UserError: the batch is larger than the training set, the device has no such precision, or the processes cannot
+            share the parts evenly.
     """
 
     def __init__(
@@ -98,6 +105,7 @@ class Training:
         augment_section: AugmentSection,
         model_section: ModelSection,
         section: TrainSection,
+        team: Team | None = None,
     ) -> None:
         if section.batch_size > len(training):
             raise UserError(
@@ -108,6 +116,14 @@ class Training:
             raise UserError(
                 "params.yaml: train.precision: found bfloat16, which this device does not compute itself; use float32"
             )
+        self.team = team or Team(Place())
+        self.shards_here, remaining = divmod(section.shards, self.team.place.size)
+        if remaining:
+            raise UserError(
+                f"params.yaml: train.shards: found {section.shards}, expected a multiple of the "
+                f"{self.team.place.size} processes that train.launcher starts"
+            )
+        self.first_shard = self.team.place.rank * self.shards_here
         self.device = device
         self.images, self.labels = _place(training, device)
         self.validation_images, _ = _place(validation, device)
@@ -134,17 +150,18 @@ class Training:
         """Train the remaining epochs, one record after each. `after_step` is called after each optimizer step.
 
         Raises:
-            UserError: the loss is no longer a finite number.
+            UserError: the loss is no longer a finite number, or another process has ended or has other weights.
         """
         while self.finished_epochs < self.section.epochs:
             epoch = self.finished_epochs + 1
             train = self.train_epoch(epoch, after_step)
-            validation = score(predict(self.kept, self.validation_images), self.validation_labels)
+            validation = score(self._predict_validation(), self.validation_labels)
             if not (math.isfinite(train.loss) and math.isfinite(validation.loss)):  # only here the last step shows
                 raise UserError(
                     f"epoch {epoch}: the loss is {train.loss} in training and {validation.loss} in validation; "
                     f"training has diverged; lower train.learning_rate"
                 )
+            self._check_agreement(epoch)
             self.finished_epochs = epoch
             learning_rate = self.learning_rate_at(epoch * self.steps_per_epoch - 1)
             yield EpochRecord(epoch, train.loss, train.accuracy, validation.loss, validation.accuracy, learning_rate)
@@ -165,6 +182,18 @@ class Training:
         copy_into(self._own_tensors(), state)
         self.finished_epochs = finished_epochs
 
+    def synchronize(self) -> None:
+        """Have every process go on from where the leader is.
+
+        Raises:
+            UserError: a process has ended.
+        """
+        finished_epochs = self.team.share(self.finished_epochs)
+        if finished_epochs:
+            state = self.team.share_tensors(self.state() if self.team.place.leads else None)
+            if not self.team.place.leads:
+                self.restore(state, finished_epochs)
+
     def _own_tensors(self) -> dict[str, Tensor]:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         if self.kept is not self.network:
@@ -181,53 +210,125 @@ class Training:
 
     def train_epoch(self, epoch: int, after_step: Callable[[], object] = lambda: None) -> Scores:
         """Take the epoch's steps -> the running figures, which are read from the device at the end."""
-        losses, hits = self._take_steps(epoch, after_step)
+        losses, hits = (self.team.gather(figures.flatten()) for figures in self._take_steps(epoch, after_step))
         count = len(self.labels)
         return Scores(math.fsum(losses.tolist()) / count, sum(hits.tolist()) / count)
 
     def _take_steps(self, epoch: int, after_step: Callable[[], object]) -> tuple[Tensor, Tensor]:
-        """Each step's summed cross-entropy and its number of right answers, (steps,), on the device."""
+        """The summed cross-entropies and the right answers of each part here, (steps, parts), on the device."""
         torch.manual_seed(mix(self.seed, epoch, "dropout"))
         self.network.train()
         losses, hits = [], []
-        for step, (images, labels) in enumerate(self._batches(epoch), start=(epoch - 1) * self.steps_per_epoch):
-            loss, correct = self.take_step(step, images, labels)
-            losses.append(loss * len(labels))
+        for step, (count, parts) in enumerate(self._batches(epoch), start=(epoch - 1) * self.steps_per_epoch):
+            loss, correct = self.take_step(step, count, parts)
+            losses.append(loss)
             hits.append(correct)
             after_step()
         return torch.stack(losses), torch.stack(hits)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The epoch's augmented batches in their order: every training image once."""
-        count, batch_size = len(self.labels), self.section.batch_size
-        order, draws = plan_epoch(count, self.seed, epoch, self.augment_section)
-        order = order.to(self.device)
-        chunk_images = max(1, CPU_CHUNK_IMAGES // batch_size) * batch_size if self.device.type == "cpu" else count
-        for start in range(0, count, chunk_images):
-            chunk = slice(start, start + chunk_images)
-            images = augment.apply(self.images[order[chunk]], draws[chunk], self.augment_section.border)
-            labels = self.labels[order[chunk]]
-            yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    def _batches(self, epoch: int) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]]]]:
+        """The epoch's batches in their order: how many images, and the parts of this process, augmented.
 
-    def take_step(self, step: int, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """One optimizer step -> the batch's mean cross-entropy and its number of right answers, on the device.
-
-        uint8 images (N, 3, 32, 32), labels (N,).
+        Over all processes every training image comes once.
         """
-        lower = self.section.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext():
-            logits = self.network(images)
-        log_probabilities = logits.float().log_softmax(dim=1)
-        cross_entropy = functional.nll_loss(log_probabilities, labels)
-        smoothing = self.section.label_smoothing
-        (cross_entropy * (1 - smoothing) - log_probabilities.mean() * smoothing).backward()
+        order, draws = plan_epoch(len(self.labels), self.seed, epoch, self.augment_section)
+        batches = torch.arange(len(order)).split(self.section.batch_size)
+        together = max(1, CPU_CHUNK_IMAGES // self.section.batch_size) if self.device.type == "cpu" else len(batches)
+        for start in range(0, len(batches), together):
+            chunk = batches[start : start + together]
+            own = [part for batch in chunk for part in self._own_parts(batch)]
+            places = torch.cat(own)
+            chosen = order[places].to(self.device)
+            images = augment.apply(self.images[chosen], draws[places], self.augment_section.border)
+            sizes = [len(part) for part in own]
+            parts = zip(images.split(sizes), self.labels[chosen].split(sizes), strict=True)
+            for batch in chunk:
+                yield len(batch), list(islice(parts, self.shards_here))
+
+    def _own_parts(self, batch: Tensor) -> tuple[Tensor, ...]:
+        """This process's parts of a batch, whose sizes differ by one at most; the first ones are the larger ones."""
+        return batch.tensor_split(self.section.shards)[self.first_shard : self.first_shard + self.shards_here]
+
+    def take_step(self, step: int, count: int, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """One optimizer step -> summed cross-entropy and right answers of each part of this process, on the device.
+
+        Of a batch of `count` images this process has these parts: uint8 images (N, 3, 32, 32), labels (N,).
+
+        Raises:
+            UserError: another process has ended.
+        """
+        is_cut = self.section.shards > 1
+        figures, gradients = [], []
+        for shard, (images, labels) in enumerate(parts, start=self.first_shard):
+            if is_cut:
+                torch.manual_seed(mix(self.seed, step, "dropout", shard))
+            figures.append(self._differentiate(images, labels, count))
+            if is_cut:
+                gradients.append(self._take_gradient())
+        if is_cut:
+            self._put_gradient(_sum_in_order(self.team.gather(torch.stack(gradients))))
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate_at(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.kept is not self.network:
             self._average(step)
-        return cross_entropy.detach(), (log_probabilities.argmax(dim=1) == labels).sum()
+        losses, hits = zip(*figures, strict=True)
+        return torch.stack(losses), torch.stack(hits)
+
+    def _differentiate(self, images: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Leave the gradient of a part's share of a batch of `count` images -> as in `take_step`."""
+        if not len(labels):  # of a last batch with fewer images than parts
+            return torch.zeros((), device=self.device), torch.zeros((), dtype=torch.int64, device=self.device)
+        lower = self.section.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16) if lower else nullcontext():
+            logits = self.network(images)
+        log_probabilities = logits.float().log_softmax(dim=1)
+        cross_entropy = functional.nll_loss(log_probabilities, labels)
+        smoothing = self.section.label_smoothing
+        objective = cross_entropy * (1 - smoothing) - log_probabilities.mean() * smoothing
+        (objective * (len(labels) / count)).backward()
+        return cross_entropy.detach() * len(labels), (log_probabilities.argmax(dim=1) == labels).sum()
+
+    def _take_gradient(self) -> Tensor:
+        """The gradient, (weights,), which is taken off the weights; zeros where there is none."""
+        gradients = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in _learning(self.network)
+        ]
+        self.optimizer.zero_grad(set_to_none=True)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+    def _put_gradient(self, gradient: Tensor) -> None:
+        parameters = _learning(self.network)
+        parts = gradient.split([parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):
+            parameter.grad = torch.empty_like(parameter).copy_(part.view_as(parameter))  # with the weights' strides
+
+    def _predict_validation(self) -> Tensor:
+        """Logits (N, classes) of the validation images, on the CPU: each process computes some of the batches."""
+        place, images = self.team.place, self.validation_images
+        if place.size == 1:
+            return predict(self.kept, images)
+        logits = torch.zeros(len(images), self.network.output.out_features)
+        for start in range(place.rank * IMAGES_AT_ONCE, len(images), place.size * IMAGES_AT_ONCE):
+            batch = slice(start, start + IMAGES_AT_ONCE)
+            logits[batch] = predict(self.kept, images[batch])
+        owners = torch.arange(len(images)) // IMAGES_AT_ONCE % place.size
+        return self.team.gather(logits[None])[owners, torch.arange(len(images))]
+
+    def _check_agreement(self, epoch: int) -> None:
+        """Raise UserError where processes, after the same steps, have other weights than the leader."""
+        if self.team.place.size == 1:
+            return
+        words = [tensor.detach().contiguous().view(torch.int32).sum() for tensor in self._own_tensors().values()]
+        sums = self.team.gather(torch.stack(words).sum().cpu()[None]).tolist()
+        others = [rank for rank, found in enumerate(sums) if found != sums[0]]
+        if others:
+            raise UserError(
+                f"epoch {epoch}: process {others[0]} has other weights than process 0; give all of them the same kind "
+                "of device and the same versions"
+            )
 
     @torch.no_grad()
     def _average(self, step: int) -> None:
@@ -249,6 +350,14 @@ def _place(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
 def _learning(network: LeNet) -> list[Tensor]:
     """The parameters that are not fixed."""
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _sum_in_order(rows: Tensor) -> Tensor:
+    """(N, ...) -> the sum of the N, one after the other: a sum over a dimension may take another order."""
+    total = rows[0].clone()
+    for row in rows[1:]:
+        total += row
+    return total
 
 
 def _make_optimizer(network: LeNet, section: TrainSection) -> Optimizer:

@@ -1,0 +1,87 @@
+"""How the processes of a run come to train the same thing: the one that leads tells the others all they need."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lenet_cifar10 import device, launcher, resume
+from lenet_cifar10.dataset import Split
+from lenet_cifar10.errors import UserError
+from lenet_cifar10.params import Params
+from lenet_cifar10.processes import Team
+from lenet_cifar10.training import Training
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a training run starts from."""
+
+    params: Params
+    classes: int
+    training: Split
+    validation: Split
+
+    def start(self, chosen: torch.device, team: Team) -> Training:
+        """The run on this device, one of the team's.
+
+        Raises:
+            UserError: as in `Training`.
+        """
+        params = self.params
+        sections = params.augment, params.model, params.train
+        return Training(self.training, self.validation, self.classes, chosen, params.seed, *sections, team)
+
+
+def find_team() -> Team:
+    """The team that this process was started in.
+
+    Raises:
+        UserError: as in `launcher.find_place`.
+    """
+    return Team(launcher.find_place())
+
+
+def tell(team: Team, work: Work, environment: Mapping[str, Any]) -> None:
+    """Join as the process that leads, and have the others do what `follow` does.
+
+    Raises:
+        UserError: a process has ended.
+    """
+    team.join()
+    program = resume.program(environment)
+    team.share({"params": work.params.model_dump(), "classes": work.classes, "program": program})
+    for split in (work.training, work.validation):
+        team.share_tensors({"images": torch.from_numpy(split.images), "labels": torch.from_numpy(split.labels)})
+
+
+def follow(team: Team) -> None:
+    """Join, and train beside the process that leads, without files.
+
+    Raises:
+        UserError: this process has no device, or other code, versions or kind of device than the one that leads; or
+            that one has ended.
+    """
+    team.join()
+    told = team.share()
+    training, validation = (
+        Split(**{name: tensor.numpy() for name, tensor in team.share_tensors().items()}) for _ in range(2)
+    )
+    work = Work(Params.check(told["params"]), told["classes"], training, validation)
+    chosen = device.prepare(work.params.device, work.params.train.threads, team.place)
+    if resume.program(device.environment(chosen)) != told["program"]:
+        raise UserError(
+            f"process {team.place.rank}: has other code, versions, variables or another kind of device "
+            f"({device.describe(chosen)}) than process 0; give all the same"
+        )
+    run = work.start(chosen, team)
+    run.synchronize()
+    try:
+        for _ in run.run():
+            pass
+    except UserError:
+        if team.place.local_rank:
+            sys.exit(1)  # the first process of each machine says why
+        raise
