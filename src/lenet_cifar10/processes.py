@@ -4,7 +4,9 @@ By torch.distributed: gloo between CPUs, NCCL between GPUs. A process alone has 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -40,10 +42,13 @@ class Team:
         """
         if self.place.size == 1:
             return
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         with _telling():
-            distributed.init_process_group(backend, rank=self.place.rank, world_size=self.place.size, timeout=_START)
-            self._group = distributed.new_group(timeout=_ANSWER)
+            _call_aside(self._connect)
+
+    def _connect(self) -> None:
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        distributed.init_process_group(backend, rank=self.place.rank, world_size=self.place.size, timeout=_START)
+        self._group = distributed.new_group(timeout=_ANSWER)
 
     def share(self, value: Any = None) -> Any:
         """What the leader gives, plain values as JSON has them, on every process.
@@ -94,6 +99,20 @@ class Team:
     def _broadcast(self, tensor: Tensor) -> None:
         with _telling():
             distributed.broadcast(tensor, src=0, group=self._group)
+
+
+def _call_aside(call: Callable[[], None]) -> None:
+    """Call it in another thread: in this one no signal would be answered as long as it waits for the network."""
+    done: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            done.set_result(call())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    done.result()
 
 
 @contextmanager

@@ -17,9 +17,16 @@ def run(main: Callable[[], None]) -> None:
     Of several processes of one stage the one that leads waits, and says what is to be said of a stop.
     """
     interruption.unwind()
-    errors.run(lambda: _alone(main))
+    status = 0
+    try:
+        errors.run(lambda: _alone(main))
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr, flush=True)
     if sys.getprofile() is None:  # a profiler still has its report to write
-        os._exit(0)  # taking torch down lasts half a second, in which signals are no longer answered with a line
+        os._exit(status)  # taking torch down lasts half a second, in which signals are no longer answered with a line
+    sys.exit(status)
 
 
 def _alone(main: Callable[[], None]) -> None:
