@@ -13,6 +13,7 @@ from torch.utils import deterministic
 
 from lenet_cifar10 import device
 from lenet_cifar10.errors import UserError
+from lenet_cifar10.launcher import Place
 
 SeeGpus = Callable[..., None]
 
@@ -144,7 +145,29 @@ print(faults())
     assert int(ended.stdout) < 10_000
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"train\.launcher: started 2 processes, expected one; use python"):
-        device.choose("cpu")
+def beside_others(local_rank: int) -> Place:
+    return Place(local_rank, 2, local_rank, 2)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_each_process_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(device.choose(name, place=beside_others(rank))) for rank in range(2)] == ["cuda:0", "cuda:1"]
+    assert str(device.choose("cpu", place=beside_others(1))) == "cpu"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match=r"train\.launcher: starts 2 processes here, but torch sees 1 GPUs"):
+        device.choose(name, place=beside_others(1))
+
+
+def test_processes_share_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert [str(device.choose("auto", place=beside_others(rank))) for rank in range(2)] == ["cpu", "cpu"]
+    with pytest.raises(UserError, match="starts 2 processes here, but torch sees 0 GPUs"):
+        device.choose("cuda", place=beside_others(0))
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "mps"])
+def test_one_device_is_not_for_several_processes(name: str) -> None:
+    with pytest.raises(UserError, match=f"device: found {name}, but train.launcher starts 2 processes; use auto"):
+        device.choose(name, place=beside_others(0))

@@ -60,6 +60,7 @@ def make_section(**changes: Any) -> TrainSection:
     values = {
         "launcher": "python",
         "threads": 1,
+        "shards": 1,
         "precision": "float32",
         "epochs": 2,
         "batch_size": 16,
@@ -412,6 +413,13 @@ def outside_of_fakes(function: Callable[P, R]) -> Callable[P, R]:
 def draws_are_real(monkeypatch: pytest.MonkeyPatch) -> None:
     for owner, name in ((augment, "draw"), (augment, "_plan"), (augment.Draws, "__getitem__")):
         monkeypatch.setattr(owner, name, outside_of_fakes(getattr(owner, name)))
+    plan_images = outside_of_fakes(training.plan_images)
+
+    def plan(*arguments: Any) -> tuple[Tensor, augment.Draws]:
+        order, draws = plan_images(*arguments)
+        return torch.empty(order.shape, dtype=order.dtype), draws  # a fake one, for it is copied to the device
+
+    monkeypatch.setattr(training, "plan_images", plan)
 
 
 class TransferLog(TorchDispatchMode):
@@ -430,13 +438,13 @@ class TransferLog(TorchDispatchMode):
 
 
 def start_on_fake_gpu(
-    monkeypatch: pytest.MonkeyPatch, optimizer: str, first_layer: FirstLayer, precision: str
+    monkeypatch: pytest.MonkeyPatch, optimizer: str, first_layer: FirstLayer, precision: str, shards: int
 ) -> Training:
     """A run whose tensors are on a GPU that is not there; only within a FakeTensorMode."""
     monkeypatch.setattr(Tensor, "backward", lambda tensor: None)  # it cannot be worked out there
     monkeypatch.setattr(training, "computes_bfloat16", lambda device: True)
     with unset_fake_temporarily():
-        run = start(augmentation=MOVING, dropout=0.5, optimizer=optimizer, precision=precision)
+        run = start(augmentation=MOVING, dropout=0.5, optimizer=optimizer, precision=precision, shards=shards)
     run.device = torch.device("cuda")
     with run.device:
         run.images = torch.empty(len(SET), 3, 32, 32, dtype=torch.uint8)
@@ -454,20 +462,21 @@ def start_on_fake_gpu(
 
 @pytest.mark.filterwarnings("ignore:CUDA is not available")
 @pytest.mark.usefixtures("draws_are_real")
+@pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("first_layer", ["learned", "whitened"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_a_whole_epoch_on_a_gpu_mixes_no_devices_and_never_waits(
-    monkeypatch: pytest.MonkeyPatch, optimizer: str, first_layer: FirstLayer, precision: str
+    monkeypatch: pytest.MonkeyPatch, optimizer: str, first_layer: FirstLayer, precision: str, shards: int
 ) -> None:
     """A fake GPU raises on tensors of another device and on reading a value, which a real one would wait for."""
     transfers = []
     with FakeTensorMode():
-        run = start_on_fake_gpu(monkeypatch, optimizer, first_layer, precision)
+        run = start_on_fake_gpu(monkeypatch, optimizer, first_layer, precision, shards)
         with TransferLog() as log:
             losses, hits = run._take_steps(1, after_step=lambda: transfers.append(log.count))
     assert (losses.device.type, hits.device.type) == ("cuda", "cuda")
-    assert (losses.shape, hits.shape) == ((4,), (4,))
+    assert (losses.shape, hits.shape) == ((4, shards), (4, shards))
     assert (losses.dtype, hits.dtype) == (torch.float32, torch.int64)
     assert len(transfers) == 4
     assert transfers[0] > 0  # the order and the draws, before the first step
@@ -489,7 +498,7 @@ def test_in_bfloat16_the_network_computes_in_it_and_the_weights_stay_float32() -
     for precision in ("float32", "bfloat16"):
         run = start(precision=precision)
         computed = watch_types(run.network.conv1, run.network.hidden, run.network.output)
-        losses.append(run.take_step(0, images, labels)[0].item())
+        losses.append(run.take_step(0, len(labels), [(images, labels)])[0].item())
         assert computed == [getattr(torch, precision)] * 3
         assert {values.dtype for values in run.state().values()} == {torch.float32}
     assert losses[0] != losses[1]
@@ -509,12 +518,15 @@ def test_bfloat16_is_refused_where_the_device_does_not_compute_it(monkeypatch: p
         start(precision="bfloat16")
 
 
+@pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("first_layer", ["learned", "whitened"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_a_whole_epoch_with_gradients_runs_away_from_the_cpu(optimizer: str, first_layer: FirstLayer) -> None:
+def test_a_whole_epoch_with_gradients_runs_away_from_the_cpu(
+    optimizer: str, first_layer: FirstLayer, shards: int
+) -> None:
     """On torch's device without memory, which like a GPU accepts no tensor of another device."""
-    meta = torch.device("meta")
-    run = start(augmentation=MOVING, dropout=0.5, first_layer=first_layer, device=meta, optimizer=optimizer)
+    meta, changes = torch.device("meta"), {"optimizer": optimizer, "shards": shards}
+    run = start(augmentation=MOVING, dropout=0.5, first_layer=first_layer, device=meta, **changes)
     for group in run.optimizer.param_groups:
         group["fused"] = False  # the fused forms are for devices with memory only
     assert {value.device.type for value in run._take_steps(1, after_step=lambda: None)} == {"meta"}

@@ -82,6 +82,32 @@ def plan_epoch(count: int, seed: int, epoch: int, section: AugmentSection) -> tu
     return order, augment.draw(count, section, generator_for(seed, epoch, "augmentation"))
 
 
+def plan_share(count: int, batch_size: int, shards: int, place: Place) -> list[tuple[int, list[range]]]:
+    """For each batch of an epoch its images' number, and the parts of it that a process computes.
+
+    A part is a range of places in the epoch's order. The parts of a batch differ by one image at most, the larger ones
+    come first; those of a process follow each other. Over all processes every place comes once.
+    """
+    own = shards // place.size
+    share = []
+    for start in range(0, count, batch_size):
+        size = min(batch_size, count - start)
+        whole, more = divmod(size, shards)
+        ends = [start + shard * whole + min(shard, more) for shard in range(shards + 1)]
+        first = place.rank * own
+        share.append((size, [range(*ends[shard : shard + 2]) for shard in range(first, first + own)]))
+    return share
+
+
+def plan_images(
+    share: Sequence[tuple[int, Sequence[range]]], count: int, seed: int, epoch: int, section: AugmentSection
+) -> tuple[Tensor, augment.Draws]:
+    """As `plan_epoch`, but of a process's share alone, one part after the other."""
+    order, draws = plan_epoch(count, seed, epoch, section)
+    places = torch.tensor([place for _, parts in share for part in parts for place in part])
+    return order[places], draws[places]
+
+
 class Training:
     """One training run: the network as it learns, and the average of its weights, which is what is kept.
 
@@ -117,13 +143,11 @@ class Training:
                 "params.yaml: train.precision: found bfloat16, which this device does not compute itself; use float32"
             )
         self.team = team or Team(Place())
-        self.shards_here, remaining = divmod(section.shards, self.team.place.size)
-        if remaining:
+        if section.shards % self.team.place.size:
             raise UserError(
                 f"params.yaml: train.shards: found {section.shards}, expected a multiple of the "
                 f"{self.team.place.size} processes that train.launcher starts"
             )
-        self.first_shard = self.team.place.rank * self.shards_here
         self.device = device
         self.images, self.labels = _place(training, device)
         self.validation_images, _ = _place(validation, device)
@@ -227,27 +251,21 @@ class Training:
         return torch.stack(losses), torch.stack(hits)
 
     def _batches(self, epoch: int) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]]]]:
-        """The epoch's batches in their order: how many images, and the parts of this process, augmented.
-
-        Over all processes every training image comes once.
-        """
-        order, draws = plan_epoch(len(self.labels), self.seed, epoch, self.augment_section)
-        batches = torch.arange(len(order)).split(self.section.batch_size)
-        together = max(1, CPU_CHUNK_IMAGES // self.section.batch_size) if self.device.type == "cpu" else len(batches)
-        for start in range(0, len(batches), together):
-            chunk = batches[start : start + together]
-            own = [part for batch in chunk for part in self._own_parts(batch)]
-            places = torch.cat(own)
-            chosen = order[places].to(self.device)
-            images = augment.apply(self.images[chosen], draws[places], self.augment_section.border)
-            sizes = [len(part) for part in own]
-            parts = zip(images.split(sizes), self.labels[chosen].split(sizes), strict=True)
-            for batch in chunk:
-                yield len(batch), list(islice(parts, self.shards_here))
-
-    def _own_parts(self, batch: Tensor) -> tuple[Tensor, ...]:
-        """This process's parts of a batch, whose sizes differ by one at most; the first ones are the larger ones."""
-        return batch.tensor_split(self.section.shards)[self.first_shard : self.first_shard + self.shards_here]
+        """The epoch's batches in their order: how many images, and the parts of this process, augmented."""
+        share = plan_share(len(self.labels), self.section.batch_size, self.section.shards, self.team.place)
+        order, draws = plan_images(share, len(self.labels), self.seed, epoch, self.augment_section)
+        together = max(1, CPU_CHUNK_IMAGES // self.section.batch_size) if self.device.type == "cpu" else len(share)
+        start = 0
+        for first in range(0, len(share), together):
+            batches = share[first : first + together]
+            sizes = [len(part) for _, parts in batches for part in parts]
+            chunk = slice(start, start + sum(sizes))
+            chosen = order[chunk].to(self.device)
+            images = augment.apply(self.images[chosen], draws[chunk], self.augment_section.border)
+            labelled = zip(images.split(sizes), self.labels[chosen].split(sizes), strict=True)
+            for count, parts in batches:
+                yield count, list(islice(labelled, len(parts)))
+            start = chunk.stop
 
     def take_step(self, step: int, count: int, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """One optimizer step -> summed cross-entropy and right answers of each part of this process, on the device.
@@ -259,7 +277,7 @@ class Training:
         """
         is_cut = self.section.shards > 1
         figures, gradients = [], []
-        for shard, (images, labels) in enumerate(parts, start=self.first_shard):
+        for shard, (images, labels) in enumerate(parts, start=self.team.place.rank * len(parts)):
             if is_cut:
                 torch.manual_seed(mix(self.seed, step, "dropout", shard))
             figures.append(self._differentiate(images, labels, count))

@@ -211,7 +211,7 @@ def measure_step(size: Size) -> Table:
 
     def step() -> None:
         for index in range(steps):
-            training.take_step(index, images, labels)
+            training.take_step(index, batch, [(images, labels)])
 
     def multiply() -> None:
         for _ in range(products):
