@@ -233,10 +233,10 @@ def test_a_record_that_did_not_arrive_is_told(pipeline: Project, tmp_path: Path)
     assert result.text.endswith("error: the default remote: 6 files could not be sent; give the command again\n")
 
 
-def test_a_clone_without_data_trains_only_what_changed(here: Project, remote: Remote) -> None:
-    remote.add_to(here)
+def test_a_clone_without_data_trains_only_what_changed(here: Project, folder: Remote) -> None:
+    folder.add_to(here)
     here.dvc("push")
-    there = clone(here, "changes", remote)
+    there = clone(here, "changes", folder)
     assert stages_run(there.dvc("repro", "--pull", "--allow-missing")) == []
     assert data_of(there) == set()
     there.change_params({"train.epochs": 1})
