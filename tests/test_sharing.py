@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from dvc.repo import Repo
 from moto.server import ThreadedMotoServer
 from PIL import Image
 from project import SOURCE, Project, environment
@@ -233,6 +234,15 @@ def test_a_record_that_did_not_arrive_is_told(pipeline: Project, tmp_path: Path)
     assert result.text.endswith("error: the default remote: 6 files could not be sent; give the command again\n")
 
 
+def test_another_dvc_at_work_is_told_in_one_line(pipeline: Project) -> None:
+    with Repo(str(pipeline.folder)).lock:
+        result = pipeline.run("lenet-cifar10", "push-runs", check=False)
+    assert result.status == 1
+    assert result.text == (
+        f"error: {pipeline.folder}: another dvc is at work there; give the command again when it is done\n"
+    )
+
+
 def test_a_clone_without_data_trains_only_what_changed(here: Project, folder: Remote) -> None:
     folder.add_to(here)
     here.dvc("push")
@@ -257,7 +267,7 @@ def test_a_sweep_in_two_clones_runs_each_trial_once_also_when_a_worker_is_killed
     for project in clones:
         project.dvc("pull")
     one, other = clones
-    words = ("--trials", "2", "--study", f"sqlite:///{tmp_path / 'study.sqlite3'}", "--grace", "2")
+    words = ("--trials", "2", "--study", f"sqlite:///{tmp_path / 'study.sqlite3'}", "--grace", "10")
     killed, second = start(one, *words), start(other, *words)
     log = wait_for_epoch(one, "sweep-*.log", 2)
     killed.send_signal(signal.SIGKILL)
