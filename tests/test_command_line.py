@@ -17,7 +17,7 @@ COMMANDS = sorted(get_command(app).commands)  # pyright: ignore[reportAttributeA
 def test_the_help_lists_every_command_and_the_exit_statuses() -> None:
     text = CliRunner().invoke(app, ["--help"]).output
     assert COMMANDS == [
-        "compare", "generate", "offline-plots", "page", "predict", "seeds", "show", "sweep", "verify",
+        "compare", "generate", "offline-plots", "page", "predict", "push-runs", "seeds", "show", "sweep", "verify",
     ]  # fmt: skip
     for name in COMMANDS:
         assert re.search(rf"│ {name} +\w", text), name

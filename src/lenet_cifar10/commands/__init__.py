@@ -11,6 +11,7 @@ from lenet_cifar10.commands.generate import generate
 from lenet_cifar10.commands.offline_plots import offline_plots
 from lenet_cifar10.commands.page import page
 from lenet_cifar10.commands.predict import predict
+from lenet_cifar10.commands.push_runs import push_runs
 from lenet_cifar10.commands.seeds import seeds
 from lenet_cifar10.commands.show import show
 from lenet_cifar10.commands.sweep import sweep
@@ -30,7 +31,7 @@ def _help(command: Callable[..., None]) -> str:
     return "\n\n".join(text if text.startswith("\b") else " ".join(text.split()) for text in paragraphs)
 
 
-for _command in (show, page, compare, seeds, sweep, predict, verify, generate, offline_plots):
+for _command in (show, page, compare, seeds, sweep, predict, verify, push_runs, generate, offline_plots):
     app.command(help=_help(_command))(_command)
 
 

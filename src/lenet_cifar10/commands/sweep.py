@@ -235,7 +235,7 @@ def _report(root: Path, found: "Search", say: Callable[[str], None], as_json: bo
     say(f"pictures: {', '.join(sorted(str(path) for path in folder.glob('*.png')))}")
     name = _name(best[0])
     if name not in experiments.existing(root):
-        ways = f"there dvc exp push origin {name}, here dvc exp pull origin {name}"
+        ways = f"there dvc exp push origin {name}, here dvc exp pull origin {name}, with one DVC remote for both"
         say(f"{name} is not here: it was removed, or run in another clone ({ways})")
     say(f"apply the best: dvc exp apply {name}")
 
