@@ -14,9 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from project import Project, environment
+from test_training import start
 
+from lenet_cifar10.errors import UserError
 from lenet_cifar10.launcher import Place
+from lenet_cifar10.processes import Team
 from lenet_cifar10.training import plan_share
 
 FILES = ("data/model/lenet.safetensors", "plots/history.csv", "metrics/train.json", "metrics/environment.json")
@@ -246,6 +250,15 @@ print(f"process {team.place.rank}: {len(logits)} in order", flush=True)
     )
     text = cut.run(*launcher(4), "validate.py", PYTHONPATH="src").text
     assert all(f"process {rank}: 100 in order" in text for rank in range(4))
+
+
+def test_weights_that_are_not_the_same_everywhere_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start(shards=2, team=Team(Place(0, 2)))
+    monkeypatch.setattr(run.team, "gather", lambda part: torch.cat([part, part]))
+    run._check_agreement(3)
+    monkeypatch.setattr(run.team, "gather", lambda part: torch.cat([part, part + 1]))
+    with pytest.raises(UserError, match="epoch 3: process 1 has other weights than process 0; give all of them the"):
+        run._check_agreement(3)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

@@ -23,6 +23,7 @@ from lenet_cifar10.errors import UserError
 from lenet_cifar10.evaluation import predict, score
 from lenet_cifar10.model import LeNet, whitening_filters
 from lenet_cifar10.params import AugmentSection, ModelSection, TrainSection
+from lenet_cifar10.processes import Team
 from lenet_cifar10.randomness import generator_for
 from lenet_cifar10.training import EpochRecord, Training, learning_rate_at
 
@@ -94,6 +95,7 @@ def start(
     dropout: float = 0.0,
     first_layer: FirstLayer = "learned",
     device: torch.device = CPU,
+    team: Team | None = None,
     **changes: Any,
 ) -> Training:
     model_section = ModelSection(dropout=dropout, first_layer=first_layer)
@@ -106,6 +108,7 @@ def start(
         augment_section=augmentation,
         model_section=model_section,
         section=make_section(**changes),
+        team=team,
     )
 
 
