@@ -7,8 +7,9 @@ from lenet_cifar10 import interruption
 
 interruption.answer_signals()  # before torch, whose import takes a second
 
-from lenet_cifar10 import checkpoint, dataset, device, dvc_cache, resume, stage, teamwork
+from lenet_cifar10 import checkpoint, dataset, device, dvc_cache, resume, teamwork
 from lenet_cifar10.params import Params
+from lenet_cifar10.processes import Team
 from lenet_cifar10.records import replacing, write_csv, write_json
 from lenet_cifar10.terminal import console, figures_table, say, steps_bar
 from lenet_cifar10.weights import save_weights
@@ -19,12 +20,8 @@ OUTPUTS = WEIGHTS, Path("metrics/train.json"), Path("metrics/environment.json")
 CHECKPOINTS = Path(os.environ.get("DVC_ROOT", ".")) / ".resume/checkpoints"
 
 
-def main() -> None:
-    """Train the network; after each epoch the history gains a row. Of several processes the first has the files."""
-    team = teamwork.find_team()
-    if not team.place.leads:
-        teamwork.follow(team)
-        return
+def main(team: Team) -> None:
+    """Train the network; after each epoch the history gains a row. The team's other processes just compute."""
     params = Params.load(Path("params.yaml"))
     chosen = device.prepare(params.device, params.train.threads, team.place)
     names = dataset.load_class_names(DATA[0])
@@ -51,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    teamwork.run(main)

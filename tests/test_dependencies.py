@@ -169,4 +169,5 @@ def test_a_stage_answers_signals_before_long_imports_and_does_nothing_more_when_
     assert before <= {"os", "pathlib", "lenet_cifar10"}
     ours = [name for node in others[:answer] for name in imported_by(node) if name.startswith("lenet_cifar10.")]
     assert ours == ["lenet_cifar10.interruption"]
-    assert ast.unparse(last) == "if __name__ == '__main__':\n    stage.run(main)"
+    runner = "teamwork" if path.name == "train.py" else "stage"
+    assert ast.unparse(last) == f"if __name__ == '__main__':\n    {runner}.run(main)"

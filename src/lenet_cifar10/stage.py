@@ -3,23 +3,35 @@
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
-from lenet_cifar10 import errors, interruption, launcher, locks
+from lenet_cifar10 import errors, interruption, locks
 
 LOCK = Path(".resume/stage.lock")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's `main`, after the end of any other stage that runs in the current folder, and end the program.
+    """Call a stage's `main`, after the end of any other stage that runs in the current folder, and end the program."""
+    call(lambda: alone(main))
 
-    Of several processes of one stage the one that leads waits, and says what is to be said of a stop.
-    """
+
+def alone(main: Callable[[], None]) -> None:
+    """Call it after the end of any other stage that runs in the current folder."""
+    with locks.hold(LOCK, "waiting for another stage that runs in this folder"):
+        main()
+
+
+def call(main: Callable[[], None]) -> None:
+    """Call it, and end the program: a mistake is told in one line, and a stop cleans up."""
+
+    def work() -> None:
+        main()
+        sys.stdout.flush()
+
     interruption.unwind()
     status = 0
     try:
-        errors.run(lambda: _alone(main))
+        errors.run(work)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
         if isinstance(end.code, str):
@@ -27,14 +39,3 @@ def run(main: Callable[[], None]) -> None:
     if sys.getprofile() is None:  # a profiler still has its report to write
         os._exit(status)  # taking torch down lasts half a second, in which signals are no longer answered with a line
     sys.exit(status)
-
-
-def _alone(main: Callable[[], None]) -> None:
-    place = launcher.find_place()
-    if place.agent is not None:
-        interruption.end_with(place.agent)
-    if not place.leads:
-        interruption.advise("")
-    with locks.hold(LOCK, "waiting for another stage that runs in this folder") if place.leads else nullcontext():
-        main()
-    sys.stdout.flush()

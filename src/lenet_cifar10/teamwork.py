@@ -1,13 +1,13 @@
 """How the processes of a run come to train the same thing: the one that leads tells the others all they need."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lenet_cifar10 import device, launcher, resume
+from lenet_cifar10 import device, interruption, launcher, resume, stage
 from lenet_cifar10.dataset import Split
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import Params
@@ -35,13 +35,23 @@ class Work:
         return Training(self.training, self.validation, self.classes, chosen, params.seed, *sections, team)
 
 
-def find_team() -> Team:
-    """The team that this process was started in.
+def run(main: Callable[[Team], None]) -> None:
+    """As `stage.run`, for a stage of one or several processes: the one that leads calls `main`, the others `follow`.
 
-    Raises:
-        UserError: as in `launcher.find_place`.
+    The others need no lock, for they write no file, and say nothing of a stop.
     """
-    return Team(launcher.find_place())
+    stage.call(lambda: _take_part(main))
+
+
+def _take_part(main: Callable[[Team], None]) -> None:
+    team = Team(launcher.find_place())
+    if team.place.agent is not None:
+        interruption.end_with(team.place.agent)
+    if team.place.leads:
+        stage.alone(lambda: main(team))
+    else:
+        interruption.advise("")
+        follow(team)
 
 
 def tell(team: Team, work: Work, environment: Mapping[str, Any]) -> None:
