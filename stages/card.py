@@ -10,10 +10,10 @@ from hashlib import sha256
 
 from lenet_cifar10 import dataset, stage
 from lenet_cifar10.card import Run, find_contradiction, write_card
-from lenet_cifar10.errors import UserError
+from lenet_cifar10.errors import VERIFY, UserError
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing
-from lenet_cifar10.results import FRACTIONS, INDEXES, NUMBERS, VERIFY, Answer, read_table, read_values
+from lenet_cifar10.results import FRACTIONS, NUMBERS, Answer, read_predictions, read_values
 from lenet_cifar10.terminal import say
 from lenet_cifar10.weights import load_weights
 
@@ -29,8 +29,7 @@ def main() -> None:
     network, names = load_weights(WEIGHTS)
     training_images, test_images = (len(dataset.load(path, len(names))) for path in DATA)
     shares = (*SHARES, "accuracy_with_flips") if params.evaluate.test_time_flips else SHARES
-    columns = {"index": INDEXES, "actual": names, "predicted": names, "confidence": FRACTIONS}
-    predictions = read_table(PREDICTIONS, columns, rows=test_images)
+    predictions = read_predictions(PREDICTIONS, names, test_images)
     run = Run(
         params=params,
         class_names=names,

@@ -9,10 +9,9 @@ interruption.answer_signals()
 import torch
 
 from lenet_cifar10 import augment, dataset, figures, stage
-from lenet_cifar10.errors import UserError
 from lenet_cifar10.params import Params
 from lenet_cifar10.records import replacing
-from lenet_cifar10.results import COUNTS, FRACTIONS, INDEXES, NUMBERS, VERIFY, read_table
+from lenet_cifar10.results import COUNTS, FRACTIONS, NUMBERS, read_predictions, read_table
 from lenet_cifar10.terminal import say
 from lenet_cifar10.training import plan_epoch
 
@@ -32,10 +31,7 @@ def main() -> None:
     seen = augment.apply(torch.from_numpy(examples.images), draws[:PAIRS], params.augment.border).numpy()
     curves = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
     history = read_table(PLOTS / "history.csv", dict.fromkeys(("epoch", *curves), NUMBERS))
-    answers = {"index": INDEXES, "actual": names, "predicted": names, "confidence": FRACTIONS}
-    predictions = read_table(PREDICTIONS, answers, rows=len(test))
-    if predictions["index"].tolist() != list(range(len(test))):
-        raise UserError(f"{PREDICTIONS}: column index does not count the test images from 0 on; {VERIFY}")
+    predictions = read_predictions(PREDICTIONS, names, len(test))
     bins = {"confidence": FRACTIONS, "accuracy": FRACTIONS, "count": COUNTS}
     pictures = {
         "augmentation.png": figures.draw_augmentation(examples.images, seen, shown),

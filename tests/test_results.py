@@ -20,6 +20,7 @@ from lenet_cifar10.results import (
     parse_table,
     parse_test_figures,
     parse_values,
+    read_predictions,
     read_table,
     read_values,
 )
@@ -60,6 +61,23 @@ def test_a_damaged_table_is_told_with_what_to_do(tmp_path: Path, content: bytes 
         path.write_bytes(content)
     with pytest.raises(UserError, match=f"table.csv: {words}.*(git restore|verify says how)"):
         read_table(path, {"actual": ("cat",), "loss": FRACTIONS}, rows=2)
+
+
+def test_predictions_are_of_the_images_in_their_order(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    head, *rows = "index,actual,predicted,confidence\n", "0,cat,dog,0.5\n", "1,dog,dog,1\n"
+    path.write_text("".join([head, *rows]))
+    table = read_predictions(path, ("cat", "dog"), 2)
+    assert table.to_dict("list") == {
+        "index": [0, 1],
+        "actual": ["cat", "dog"],
+        "predicted": ["dog", "dog"],
+        "confidence": [0.5, 1.0],
+    }
+    for wrong in (rows[::-1], rows[:1] * 2):
+        path.write_text("".join([head, *wrong]))
+        with pytest.raises(UserError, match="csv: column index does not count the test images from 0 on; lenet-cifar1"):
+            read_predictions(path, ("cat", "dog"), 2)
 
 
 def test_numbers_are_read_as_numbers(tmp_path: Path) -> None:

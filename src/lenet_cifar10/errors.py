@@ -5,6 +5,7 @@ from collections.abc import Callable
 from io import TextIOWrapper
 
 MEND = "mend this and run again"  # of what is not the parameters' fault: a full disk, a missing permission
+VERIFY = "lenet-cifar10 verify says how to repair it"  # of a file that a stage wrote and that is not as it was
 
 
 class UserError(Exception):

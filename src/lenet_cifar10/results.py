@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from lenet_cifar10.errors import UserError
+from lenet_cifar10.errors import VERIFY, UserError
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,6 @@ NUMBERS, FRACTIONS = Range(), Range(0, 1)
 COUNTS, INDEXES = Range(1, _EXACT, is_whole=True), Range(0, _EXACT, is_whole=True)
 WORDS = None
 
-VERIFY = "lenet-cifar10 verify says how to repair it"
-
 _OPTIONAL_TEST_FIGURES = {"loss": NUMBERS} | dict.fromkeys(
     ("accuracy_low", "accuracy_high", "accuracy_with_flips", "expected_calibration_error"), FRACTIONS
 )
@@ -77,6 +75,19 @@ def read_table(path: Path, columns: Columns, rows: int | None = None) -> pd.Data
         UserError: the file is missing, or as in `parse_table`.
     """
     return parse_table(_read(path), str(path), columns, rows)
+
+
+def read_predictions(path: Path, class_names: Collection[str], count: int) -> pd.DataFrame:
+    """The table of what a network said of `count` test images, a row an image in their order.
+
+    Raises:
+        UserError: as in `read_table`, or the rows are in another order.
+    """
+    columns = {"index": INDEXES, "actual": class_names, "predicted": class_names, "confidence": FRACTIONS}
+    table = read_table(path, columns, rows=count)
+    if table["index"].tolist() != list(range(count)):
+        raise UserError(f"{path}: column index does not count the test images from 0 on; {VERIFY}")
+    return table
 
 
 def parse_table(

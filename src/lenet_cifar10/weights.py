@@ -9,14 +9,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lenet_cifar10.errors import UserError
+from lenet_cifar10.errors import VERIFY, UserError
 from lenet_cifar10.model import LeNet
 from lenet_cifar10.params import ModelSection
 
 # One entry only: the order of several is not fixed, and the same weights are to be the same bytes.
 _METADATA_KEY = "lenet_cifar10"
-
-REPAIR = "lenet-cifar10 verify says how to repair it"
 
 
 def save_weights(path: Path, network: LeNet, class_names: Sequence[str]) -> None:
@@ -38,10 +36,10 @@ def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro train, or dvc checkout") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, expected a safetensors file; {REPAIR}") from None
+        raise UserError(f"{path}: is a folder, expected a safetensors file; {VERIFY}") from None
 
 
-def parse_weights(content: bytes, name: str, remedy: str = REPAIR) -> tuple[LeNet, tuple[str, ...]]:
+def parse_weights(content: bytes, name: str, remedy: str = VERIFY) -> tuple[LeNet, tuple[str, ...]]:
     """The same of the file's bytes, wherever they come from; messages have its name and what to do.
 
     Raises:
