@@ -37,6 +37,30 @@ def run(project: Project, name: str, *overrides: str) -> list[str]:
     return said
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_ends_with_its_status_and_says_how_far_it_came(number: signal.Signals) -> None:
+    said: list[str] = []
+    before = signal.getsignal(number)
+
+    def work() -> None:
+        with experiments.resumable(lambda: 2, 5, said.append) as stop:
+            os.kill(os.getpid(), number)
+            stop.wait(60)
+
+    with pytest.raises(SystemExit) as ended:
+        work()
+    assert ended.value.code == 128 + number
+    assert said == ["stopped; finished so far: 2 of 5; give the same command again to go on"]
+    assert signal.getsignal(number) == before
+
+
+def test_a_mistake_is_told_after_how_far_it_came() -> None:
+    said: list[str] = []
+    with pytest.raises(UserError, match="mend me"), experiments.resumable(lambda: 2, 5, said.append):
+        raise UserError("mend me")
+    assert said == ["stopped by a mistake; finished so far: 2 of 5; mend it and give the same command again to go on"]
+
+
 def log_of(project: Project, name: str) -> str:
     return project.read(f".resume/experiments/{name}.log").decode()
 

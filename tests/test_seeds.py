@@ -12,7 +12,7 @@ import pytest
 from conftest import GeneratedArchive
 from project import Project, environment
 
-from lenet_cifar10.commands.seeds import FIGURES, Runs, _conclude, _describe, _print
+from lenet_cifar10.commands.seeds import FIGURES, Runs, _as_json, _conclude, _describe, _print
 from lenet_cifar10.experiments import Configuration
 from lenet_cifar10.params import Params
 from lenet_cifar10.statistics import Interval, MeanDifference
@@ -63,6 +63,7 @@ def test_seeds_that_failed_are_counted_and_withhold_the_verdict(capsys: pytest.C
         second.figures[seed] = {"test_accuracy": 0.6 + seed / 100}
     _print([first, second], 3)
     assert "differ significantly" in capsys.readouterr().out
+    assert 0 < _as_json([first, second])["differences"]["test_accuracy"]["p_value"] < 0.05
     del second.figures[1]
     second.failures[1] = "diverged"
     _print([first, second], 3)
@@ -71,6 +72,10 @@ def test_seeds_that_failed_are_counted_and_withhold_the_verdict(capsys: pytest.C
     assert "train.epochs=4: 2 of 3 seeds (experiments" in told
     assert "No verdict: 1 of the runs failed" in told
     assert "significantly" not in told
+    difference = _as_json([first, second])["differences"]["test_accuracy"]
+    assert difference["p_value"] is None
+    assert difference["difference"] == pytest.approx(0.1)
+    assert f"{difference['interval']['low']:+.4f} to {difference['interval']['high']:+.4f}" in told
 
 
 def committed(project: Project, experiment: str, path: str) -> dict[str, float]:

@@ -85,6 +85,28 @@ def answering_signals() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def resumable(finished: Callable[[], int], total: int, say: Callable[[str], None]) -> Iterator[Stop]:
+    """As `answering_signals`, around a command that goes on when it is given again; a stop and a mistake say so.
+
+    Raises:
+        SystemExit: a signal ended an experiment; with 128 + the signal's number.
+    """
+
+    def progress() -> str:
+        return f"finished so far: {finished()} of {total}"
+
+    with answering_signals() as stop:
+        try:
+            yield stop
+        except StoppedError:
+            say(f"stopped; {progress()}; give the same command again to go on")
+            raise SystemExit(stop.status) from None
+        except UserError:
+            say(f"stopped by a mistake; {progress()}; mend it and give the same command again to go on")
+            raise
+
+
 @dataclass(frozen=True)
 class Configuration:
     """The project as it was when it was looked at, and its checked parameters.

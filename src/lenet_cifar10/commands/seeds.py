@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,7 +66,8 @@ def seeds(
     Each seed is an experiment in a copy, seeds-DIGEST-SEED, where the digest is of the code and the parameters.
     The same command goes on where an earlier one was stopped: finished seeds are not run again, and a training that
     was stopped goes on from its last epoch. With --versus a second configuration is run too, and Welch's t test says
-    whether the mean test accuracies differ. All that is over seeds, on one split and one set of test images.
+    whether the mean test accuracies differ, unless a seed failed. All that is over seeds, on one split and one set of
+    test images.
 
     While an experiment starts DVC puts your changes aside for a moment: leave tracked files, git and dvc alone then,
     or run this in a clone of its own.
@@ -91,22 +92,14 @@ def seeds(
         raise UserError(f"--versus {' '.join(versus or [])}: is the same configuration; change a parameter with it")
     total = len(wanted) * len(compared)
 
-    def finished() -> str:
-        return f"finished so far: {sum(len(runs.figures) for runs in compared)} of {total}"
+    def finished() -> int:
+        return sum(len(runs.figures) for runs in compared)
 
-    with experiments.answering_signals() as stop:
-        try:
-            with _progress(total, as_json) as advance:
-                for seed in wanted:
-                    for runs in compared:
-                        _run(root, runs, seed, stop, say)
-                        advance()
-        except experiments.StoppedError:
-            say(f"stopped; {finished()}; give the same command again to go on")
-            raise typer.Exit(stop.status) from None
-        except UserError:
-            say(f"stopped by a mistake; {finished()}; mend it and give the same command again to go on")
-            raise
+    with experiments.resumable(finished, total, say) as stop, _progress(total, as_json) as advance:
+        for seed in wanted:
+            for runs in compared:
+                _run(root, runs, seed, stop, say)
+                advance()
     if as_json:
         typer.echo(json.dumps(_as_json(compared), indent=2))
     else:
@@ -173,12 +166,20 @@ def _summaries(runs: Runs, names: list[str]) -> "dict[str, SampleMean]":
 
 
 def _differences(compared: list[Runs], names: list[str]) -> "dict[str, MeanDifference]":
+    """By figure; without p-values where a seed failed, for those that ended well need not stand for all."""
     from lenet_cifar10 import statistics
 
     if len(compared) < 2 or not all(runs.figures for runs in compared):
         return {}
     first, second = compared
-    return {name: statistics.compare_means(first.values(name), second.values(name)) for name in names}
+    found = {name: statistics.compare_means(first.values(name), second.values(name)) for name in names}
+    if _count_failures(compared):
+        return {name: replace(difference, p_value=None) for name, difference in found.items()}
+    return found
+
+
+def _count_failures(compared: list[Runs]) -> int:
+    return sum(len(runs.failures) for runs in compared)
 
 
 def _print(compared: list[Runs], wanted: int) -> None:
@@ -202,7 +203,7 @@ def _print(compared: list[Runs], wanted: int) -> None:
     for name, difference in differences.items():
         terminal.say(_describe(name, difference))
     if differences:
-        terminal.say(_conclude(differences[JUDGED], sum(len(runs.failures) for runs in compared)))
+        terminal.say(_conclude(differences[JUDGED], _count_failures(compared)))
 
 
 def _summary_rows(summaries: "Mapping[str, SampleMean]") -> dict[str, list[str]]:

@@ -84,15 +84,8 @@ def sweep(
     with search.answering_database_errors(url):
         found = search.Search(storage, f"sweep-{space.digest_of(configuration.digest)}", space, trials)
         say(f"study {found.name}: {len(found.finished())} of {trials} trials are finished")
-        with experiments.answering_signals() as stop:
-            try:
-                _work(root, configuration, found, workers, stop, say, as_json)
-            except experiments.StoppedError:
-                say(f"stopped; {_progress(found)}; give the same command again to go on")
-                raise typer.Exit(stop.status) from None
-            except UserError:
-                say(f"stopped by a mistake; {_progress(found)}; mend it and give the same command again to go on")
-                raise
+        with experiments.resumable(lambda: len(found.finished()), trials, say) as stop:
+            _work(root, configuration, found, workers, stop, say, as_json)
         _report(root, found, say, as_json)
 
 
@@ -104,10 +97,6 @@ def _join(set_param: list[str], fixed: dict[str, Any], searched: list[str], sour
         if (key := experiments.key_of(override)) in [*fixed, *searched]:
             raise UserError(f"-S {override}: {source} has {key} too; leave one out, or --ranges another file")
     return [*(experiments.override_of(key, value) for key, value in fixed.items()), *set_param]
-
-
-def _progress(found: "Search") -> str:
-    return f"finished so far: {len(found.finished())} of {found.trials}"
 
 
 def _evaluate(
