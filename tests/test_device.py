@@ -171,3 +171,19 @@ def test_processes_share_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.Monke
 def test_one_device_is_not_for_several_processes(name: str) -> None:
     with pytest.raises(UserError, match=f"device: found {name}, but train.launcher starts 2 processes; use auto"):
         device.choose(name, place=beside_others(0))
+
+
+def test_a_device_short_of_memory_is_told_in_one_line() -> None:
+    @device.telling_shortage()
+    def allocate() -> None:
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.00 GiB of which\nmore"
+        )
+
+    for _ in range(2):
+        with pytest.raises(UserError) as caught:
+            allocate()
+        assert str(caught.value) == (
+            "params.yaml: device: CUDA out of memory. Tried to allocate 20.00 GiB; "
+            "end what else uses it, lower train.batch_size, or use another device"
+        )

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -98,6 +100,22 @@ def keep_freed_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         library.mallopt(_M_MMAP_MAX, 0)
+
+
+@contextmanager
+def telling_shortage() -> Iterator[None]:
+    """Within this, or in a function that has this as its decorator, a device short of memory is the user's to mend.
+
+    Raises:
+        UserError: the device has too little memory left.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". GPU")[0].splitlines()[0].rstrip(".")
+        raise UserError(
+            f"params.yaml: device: {reason}; end what else uses it, lower train.batch_size, or use another device"
+        ) from None
 
 
 def environment(device: torch.device) -> dict[str, str | int]:

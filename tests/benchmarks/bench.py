@@ -13,6 +13,7 @@ import itertools
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -106,14 +107,14 @@ def make_params(*changes: Changes, seed: int = 0) -> Params:
     return Params.check(values)
 
 
-def make_training(split: Split, validation: Split, params: Params, where: torch.device) -> Training:
+def make_training(split: Split, validation: Split, params: Params, where: torch.device, seed: int = 0) -> Training:
     """A run of ours."""
     return Training(
         split,
         validation,
         classes=10,
         device=where,
-        seed=0,
+        seed=seed,
         augment_section=params.augment,
         model_section=params.model,
         section=params.train,
@@ -287,11 +288,7 @@ def measure_time_to_accuracy(split: Split, validation: Split, workers: int) -> T
     with tempfile.TemporaryDirectory() as name:
         project = copy_project(Path(name))
         project.change_params(dotted(SHORT))
-        prepared = project.folder / "data/prepared"
-        prepared.mkdir(parents=True)
-        dataset.save(prepared / "train.npz", split)
-        dataset.save(prepared / "validation.npz", validation)
-        dataset.save_class_names(prepared / "classes.json", [f"class {label}" for label in range(10)])
+        save_prepared(project.folder, split, validation)
         ours, reached = time_to_reach(target, project.folder)
     return Table(
         "Time to the baseline's accuracy",
@@ -321,16 +318,56 @@ def time_to_reach(target: float, folder: Path) -> tuple[float, str]:
     return (taken, accuracy) if accuracy != "none" and float(accuracy) >= target else (math.nan, accuracy)
 
 
-def measure_gpu(split: Split, validation: Split, size: Size) -> Table:
-    """An epoch of the default recipe on the first GPU."""
-    train_epoch = endless_epochs(make_params(), split, validation, torch.device("cuda", 0))
-    train_epoch()  # it ends by reading its figures, so the device has done everything then
-    taken = median(time_once(train_epoch) for _ in range(size.runs))
-    memory = torch.cuda.max_memory_allocated() / 1e6
-    row = (torch.cuda.get_device_name(0), f"{taken:.3f}", f"{len(split) / taken:,.0f}", f"{memory:,.0f}")
+# How many shards, processes, and threads of each. One process of two threads and two of one have the same cores.
+TEAMS = ((1, 1, 2), (1, 1, 1), (2, 1, 1), (4, 1, 1), (2, 2, 1), (4, 2, 1))
+
+
+def measure_teams(split: Split, validation: Split, runs: int) -> Table:
+    """An epoch of the stage train, validation and checkpoint with it, for numbers of shards and of processes."""
+    with tempfile.TemporaryDirectory() as name:
+        project = copy_project(Path(name))
+        save_prepared(project.folder, split, validation)
+        times: dict[tuple[int, int, int], list[float]] = {team: [] for team in TEAMS}
+        for _ in range(runs):
+            for shards, processes, count in TEAMS:
+                project.change_params({"train.shards": shards, "train.threads": count, "train.epochs": 3})
+                torchrun = ["torchrun", "--standalone", "--nproc-per-node", str(processes)]
+                command = [*(torchrun if processes > 1 else [sys.executable]), "stages/train.py"]
+                times[shards, processes, count].append(seconds_of_an_epoch(command, project.folder))
+                shutil.rmtree(project.folder / ".resume")
+    base = times[1, 1, 1]
+    rows = []
+    for team, taken in times.items():
+        ratio = median(time / usual for time, usual in zip(taken, base, strict=True))
+        rows.append((*map(str, team), f"{median(taken):.2f}", f"{ratio:.2f}"))
     return Table(
-        "On a GPU", "The default recipe.", ("device", "seconds an epoch", "images a second", "peak memory, MB"), [row]
+        "Shards and processes",
+        f"The default recipe on {len(split):,} images, an epoch of the stage `train` with validation and checkpoint; "
+        "the third column is of each process, the last the median ratio to one shard and one thread.",
+        ("shards", "processes", "threads", "seconds", "times"),
+        rows,
     )
+
+
+def seconds_of_an_epoch(command: list[str], folder: Path) -> float:
+    """The mean time between the lines of the first and the last epoch that the command prints."""
+    with subprocess.Popen(
+        command, cwd=folder, env=environment(PYTHONPATH="src", PYTHONUNBUFFERED="1"), stdout=-1, text=True
+    ) as process:
+        assert process.stdout is not None
+        told = [time.perf_counter() for line in process.stdout if line.startswith("epoch")]
+    if process.returncode or len(told) < 2:
+        raise errors.UserError(f"{' '.join(command)}: ended with {process.returncode}; its words are above")
+    return (told[-1] - told[0]) / (len(told) - 1)
+
+
+def save_prepared(folder: Path, split: Split, validation: Split) -> None:
+    """What the stage prepare would write, into a project's folder."""
+    prepared = folder / "data/prepared"
+    prepared.mkdir(parents=True)
+    dataset.save(prepared / "train.npz", split)
+    dataset.save(prepared / "validation.npz", validation)
+    dataset.save_class_names(prepared / "classes.json", [f"class {label}" for label in range(10)])
 
 
 def load_splits(size: Size) -> tuple[Split, Split]:
@@ -352,10 +389,9 @@ def measure_all(size: Size) -> Iterator[Table]:
     yield measure_epochs(split, validation, size, forms)
     if size is FULL_SIZE:
         yield measure_growth(split, validation)
+        yield measure_teams(split, validation, 3)
         yield measure_workflow(split)
         yield measure_time_to_accuracy(split, validation, next(iter(forms)))
-    if torch.cuda.is_available():
-        yield measure_gpu(split, validation, size)
 
 
 def describe_data() -> str:
