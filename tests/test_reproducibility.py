@@ -293,10 +293,11 @@ def test_after_evaluation_no_checkpoint_is_left(pipeline: Project) -> None:
     assert list((pipeline.folder / ".resume/checkpoints").glob("*.checkpoint")) == []
 
 
-def test_a_few_random_kills_change_no_byte() -> None:
-    report = disturb(kills=6, seed=1, log=False)
+@pytest.mark.parametrize(("processes", "kills"), [(1, 6), (2, 2)])
+def test_a_few_random_kills_change_no_byte(processes: int, kills: int) -> None:
+    report = disturb(kills, seed=1, processes=processes, log=False)
     assert report.problems == [], str(report)
-    assert report.kills.total() >= 6
+    assert report.kills_of(processes) >= kills
 
 
 def test_environment_json_tells_what_decides_the_bits(pipeline: Project) -> None:
