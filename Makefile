@@ -103,8 +103,9 @@ bench-gpu: setup  ## Measure the first GPU: an epoch's cost, what the recipes re
 accuracy: setup  ## Measure what the recipe and each knob reach, five and three seeds (after make repro; over an hour)
 	PYTHONPATH=tests python -m benchmarks.accuracy
 
-chaos: setup  ## Kill 60 runs at random moments and compare what comes out (a quarter of an hour)
+chaos: setup  ## Kill 120 runs at random moments, half of them of two processes, and compare what comes out (an hour)
 	PYTHONPATH=tests python -m chaos
+	PYTHONPATH=tests python -m chaos --processes 2
 
 fuzz: setup  ## Give the readers 27,000 damaged or invented files (minutes)
 	FUZZ_INPUTS=3000 pytest tests/test_fuzz.py tests/test_pictures.py::test_a_damaged_image \
