@@ -169,8 +169,8 @@ class Undisturbed:
     def find_differences(self, project: Project) -> list[str]:
         """The files that a finished run has left otherwise, or has not left, or should not have left."""
         names = {name for name, _ in hash_outputs(project).items() ^ self.hashes.items()}
-        leftovers = (str(path.relative_to(project.folder)) for path in project.folder.rglob("*.part"))
-        return sorted([*names, *leftovers])
+        leftovers = {str(path.relative_to(project.folder)) for path in project.folder.rglob("*.part")}
+        return sorted(names | leftovers)
 
 
 @dataclass(frozen=True)
