@@ -21,6 +21,7 @@ CHECKPOINTS = Path(os.environ.get("DVC_ROOT", ".")) / ".resume/checkpoints"
 TABLES = [Path("plots") / name for name in ("predictions.csv", "per_class.csv", "calibration.csv")]
 
 
+@device.telling_shortage()
 def main() -> None:
     """Score the weights on the test set, once."""
     params = Params.load(Path("params.yaml"))

@@ -10,10 +10,10 @@ import torch
 
 from lenet_cifar10 import augment, dataset, figures, stage
 from lenet_cifar10.params import Params
+from lenet_cifar10.plan import plan_epoch
 from lenet_cifar10.records import replacing
 from lenet_cifar10.results import COUNTS, FRACTIONS, NUMBERS, read_predictions, read_table
 from lenet_cifar10.terminal import say
-from lenet_cifar10.training import plan_epoch
 
 PREPARED, PLOTS, PICTURES = Path("data/prepared"), Path("plots"), Path("plots/images")
 PREDICTIONS, PAIRS, MISTAKES = PLOTS / "predictions.csv", 10, 25

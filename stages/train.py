@@ -20,6 +20,7 @@ OUTPUTS = WEIGHTS, Path("metrics/train.json"), Path("metrics/environment.json")
 CHECKPOINTS = Path(os.environ.get("DVC_ROOT", ".")) / ".resume/checkpoints"
 
 
+@device.telling_shortage()
 def main(team: Team) -> None:
     """Train the network; after each epoch the history gains a row. The team's other processes just compute."""
     params = Params.load(Path("params.yaml"))

@@ -20,8 +20,8 @@ from test_training import start
 
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.launcher import Place
+from lenet_cifar10.plan import plan_share
 from lenet_cifar10.processes import Team
-from lenet_cifar10.training import plan_share
 
 FILES = ("data/model/lenet.safetensors", "plots/history.csv", "metrics/train.json", "metrics/environment.json")
 PARAMS = {
@@ -264,7 +264,7 @@ def test_weights_that_are_not_the_same_everywhere_are_told(monkeypatch: pytest.M
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("count", [1, 3, 149, 150, 298, 300])
 def test_every_place_of_an_epoch_is_in_one_part_of_one_process(count: int, size: int) -> None:
-    shares = [plan_share(count, 149, 4, Place(rank, size)) for rank in range(size)]
+    shares = [plan_share(count, 149, 4, rank, size) for rank in range(size)]
     for batches in zip(*shares, strict=True):
         assert {number for number, _ in batches} == {sum(len(part) for _, parts in batches for part in parts)}
         assert all(len(parts) == 4 // size for _, parts in batches)

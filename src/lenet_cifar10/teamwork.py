@@ -67,6 +67,7 @@ def tell(team: Team, work: Work, environment: Mapping[str, Any]) -> None:
         team.share_tensors({"images": torch.from_numpy(split.images), "labels": torch.from_numpy(split.labels)})
 
 
+@device.telling_shortage()
 def follow(team: Team) -> None:
     """Join, and train beside the process that leads, without files.
 

@@ -21,8 +21,9 @@ from lenet_cifar10.evaluation import IMAGES_AT_ONCE, Scores, predict, score
 from lenet_cifar10.launcher import Place
 from lenet_cifar10.model import LeNet
 from lenet_cifar10.params import AugmentSection, ModelSection, TrainSection
+from lenet_cifar10.plan import plan_images, plan_share
 from lenet_cifar10.processes import Team
-from lenet_cifar10.randomness import generator_for, mix
+from lenet_cifar10.randomness import mix
 from lenet_cifar10.weights import MisfitError, copy_into
 
 # Images augmented together on a CPU, to hold few at a time. A GPU takes the whole epoch at once, so that nothing is
@@ -74,38 +75,6 @@ def learning_rate_at(step: int, steps: int, section: TrainSection) -> float:
             return section.learning_rate * (1 - progress)
         case "cosine":
             return section.learning_rate * (1 + math.cos(math.pi * progress)) / 2
-
-
-def plan_epoch(count: int, seed: int, epoch: int, section: AugmentSection) -> tuple[Tensor, augment.Draws]:
-    """The order of an epoch's images, int64 (N,), and the changes to each in that order."""
-    order = torch.randperm(count, generator=generator_for(seed, epoch, "order"))
-    return order, augment.draw(count, section, generator_for(seed, epoch, "augmentation"))
-
-
-def plan_share(count: int, batch_size: int, shards: int, place: Place) -> list[tuple[int, list[range]]]:
-    """For each batch of an epoch its images' number, and the parts of it that a process computes.
-
-    A part is a range of places in the epoch's order. The parts of a batch differ by one image at most, the larger ones
-    come first; those of a process follow each other. Over all processes every place comes once.
-    """
-    own = shards // place.size
-    share = []
-    for start in range(0, count, batch_size):
-        size = min(batch_size, count - start)
-        whole, more = divmod(size, shards)
-        ends = [start + shard * whole + min(shard, more) for shard in range(shards + 1)]
-        first = place.rank * own
-        share.append((size, [range(*ends[shard : shard + 2]) for shard in range(first, first + own)]))
-    return share
-
-
-def plan_images(
-    share: Sequence[tuple[int, Sequence[range]]], count: int, seed: int, epoch: int, section: AugmentSection
-) -> tuple[Tensor, augment.Draws]:
-    """As `plan_epoch`, but of a process's share alone, one part after the other."""
-    order, draws = plan_epoch(count, seed, epoch, section)
-    places = torch.tensor([place for _, parts in share for part in parts for place in part])
-    return order[places], draws[places]
 
 
 class Training:
@@ -252,7 +221,8 @@ class Training:
 
     def _batches(self, epoch: int) -> Iterator[tuple[int, list[tuple[Tensor, Tensor]]]]:
         """The epoch's batches in their order: how many images, and the parts of this process, augmented."""
-        share = plan_share(len(self.labels), self.section.batch_size, self.section.shards, self.team.place)
+        place = self.team.place
+        share = plan_share(len(self.labels), self.section.batch_size, self.section.shards, place.rank, place.size)
         order, draws = plan_images(share, len(self.labels), self.seed, epoch, self.augment_section)
         together = max(1, CPU_CHUNK_IMAGES // self.section.batch_size) if self.device.type == "cpu" else len(share)
         start = 0

@@ -110,7 +110,7 @@ class Run:
 
 def hash_code() -> str:
     """The SHA-256 of the modules that decide a result."""
-    names = ("augment", "dataset", "device", "evaluation", "model", "randomness", "training")
+    names = ("augment", "dataset", "device", "evaluation", "model", "plan", "randomness", "training")
     text = b"".join((ROOT / f"src/lenet_cifar10/{name}.py").read_bytes() for name in names)
     return hashlib.sha256(text).hexdigest()
 
