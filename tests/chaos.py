@@ -258,7 +258,7 @@ class Run:
     def outlast(self) -> float:
         """Wait for the end of all its processes, and end them after `LIMIT_SECONDS` -> the seconds waited."""
         start = time.monotonic()
-        while self._members():
+        while self.members():
             if time.monotonic() - start > LIMIT_SECONDS:
                 self._end()
                 break
@@ -267,7 +267,8 @@ class Run:
         self.reader.join()
         return seconds
 
-    def _members(self) -> list[psutil.Process]:
+    def members(self) -> list[psutil.Process]:
+        """All its processes that have not ended."""
         return [process for process in psutil.process_iter() if self._has_started(process)]
 
     def _has_started(self, process: psutil.Process) -> bool:
@@ -277,7 +278,7 @@ class Run:
             return False
 
     def _end(self) -> None:
-        for process in self._members():
+        for process in self.members():
             with suppress(psutil.Error):
                 process.kill()
 

@@ -1,16 +1,17 @@
 """The kill tests see what they are there to see. Some kills themselves: test_reproducibility.py."""
 
 import os
+import random
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from chaos import HISTORY, OF_TRAINING, OWN_FRAME, Undisturbed, find_role, hash_outputs
+from chaos import HISTORY, OF_TRAINING, OWN_FRAME, Run, Undisturbed, find_role, hash_outputs
 from project import Project
-from psutil import Process
 
 from lenet_cifar10.checkpoint import Checkpoint, Checkpoints
 from lenet_cifar10.records import temporary_path
@@ -85,5 +86,18 @@ def test_a_victim_is_known_by_its_command_and_its_rank(words: list[str], rank: s
     ) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert find_role(Process(process.pid)) == role
+        assert find_role(psutil.Process(process.pid)) == role
         process.communicate(b"\n")
+
+
+def test_processes_that_do_not_end_are_seen_and_ended(pipeline: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline.change_params({"train.shards": 2, "train.epochs": 200})
+    run = Run(pipeline, 2)
+    assert run.reach("epoch", "worker", random.Random(0))
+    members = run.members()
+    assert {"leader", "worker", "agent"} < {find_role(member) for member in members}
+    monkeypatch.setattr("chaos.LIMIT_SECONDS", 0)
+    assert run.outlast() > 0
+    assert run.wait() != 0
+    _, alive = psutil.wait_procs(members, timeout=60)
+    assert alive == []
