@@ -5,6 +5,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import pytest
 from conftest import GeneratedArchive
 from optuna.trial import FrozenTrial, Trial, TrialState
 from project import Project, environment
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
 
 from lenet_cifar10 import search
 from lenet_cifar10.errors import UserError
@@ -355,7 +358,8 @@ def test_a_database_of_another_optuna_is_told(new_search: Callable[..., Search],
         ("postgresql://me:secret@localhost:abc/studies", "--study: is no URL of a database"),
         ("sqlite:////any.sqlite3?timeout=long", "sqlite:////any.sqlite3?timeout=long: cannot be used"),
         ("sqlite:////nowhere/at/all.sqlite3", "sqlite:////nowhere/at/all.sqlite3: cannot be used"),
-        ("postgresql://me:secret@localhost:1/studies", "postgresql://me:***@localhost:1/studies: cannot be used"),
+        ("postgresql+psycopg://me:secret@localhost:1/studies", "postgresql+psycopg://me:***@localhost:1/studies: "),
+        ("unheard-of://me:secret@localhost/studies", "--study: is no URL of a database"),
     ],
 )
 def test_a_database_that_does_not_answer_is_told_without_its_password(url: str, words: str) -> None:
@@ -363,6 +367,53 @@ def test_a_database_that_does_not_answer_is_told_without_its_password(url: str, 
         search.open_storage(url, 60)
     assert "secret" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "advice"),
+    [
+        ("postgresql+psycopg://me:secret@host/studies", "psycopg", 'pip install "psycopg[binary]"'),
+        ("postgresql+psycopg2://me:secret@host/studies", "psycopg2", 'pip install "psycopg2-binary"'),
+        ("mysql+pymysql://me:secret@host/studies", "pymysql", "install it, or choose another kind of database"),
+    ],
+)
+def test_a_driver_that_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, url: str, module: str, advice: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not, wherever it is
+    with pytest.raises(UserError, match=re.escape(f"; {advice}")) as caught:
+        search.open_storage(url, 60)
+    assert str(caught.value).startswith(f"{url.replace('secret', '***')}: its driver is not installed (")
+    assert module in str(caught.value)
+
+
+def test_a_server_that_vanishes_is_not_waited_for_unless_the_url_says_so() -> None:
+    def settings(url: str) -> dict[str, Any]:
+        return search._options(make_url(url))["connect_args"]
+
+    unlimited = settings("postgresql://me@host/studies")
+    assert {"connect_timeout", "tcp_user_timeout", "keepalives_idle"} < set(unlimited)
+    limited = settings("postgresql+psycopg2://me@host/studies?connect_timeout=60&tcp_user_timeout=0")
+    assert set(unlimited) - set(limited) == {"connect_timeout", "tcp_user_timeout"}
+    assert settings("mysql+pymysql://me@host/studies") == {}
+
+
+def test_a_database_that_is_away_for_a_moment_stops_nobody(
+    new_search: Callable[..., Search], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = new_search(3, grace=2)
+    connect, calls = found.storage.engine.connect, []
+
+    def connect_now_and_then() -> Any:
+        calls.append(None)
+        if len(calls) % 40 > 36:
+            raise OperationalError("SELECT", None, Exception("the server is away"))
+        return connect()
+
+    monkeypatch.setattr(found.storage.engine, "connect", connect_now_and_then)
+    finish(found)
+    assert len(calls) > 40
+    assert len(found.finished()) == 3
 
 
 def completed(number: int, value: float | None) -> FrozenTrial:

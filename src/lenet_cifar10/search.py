@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from lenet_cifar10.errors import UserError
@@ -47,7 +47,13 @@ FEWEST_FOR_IMPORTANCE = 20  # completed trials; of fewer the good ones are too f
 _GOOD_SHARE = 0.25  # of the trials, in importance
 _HEARTBEATS_PER_GRACE = 4
 _LOOK_SECONDS = 1.0
-_PATIENCE_SECONDS = 60  # for a database that another worker holds
+_PATIENCE_SECONDS = 60  # for a database that another worker holds, or that is started again
+_BRIEF_PATIENCE_SECONDS = 2  # at the start, and where somebody waits for the end
+_PAUSE_SECONDS = 0.2
+_FEWEST_TRIES = 3  # the first may have failed because of another worker, after a long time
+# libpq would wait for a server that has vanished from the network for a quarter of an hour, or for ever.
+_LIBPQ = {"connect_timeout": 5, "tcp_user_timeout": 20_000, "keepalives_idle": 10, "keepalives_interval": 10}
+_PACKAGES = {"psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}  # of drivers, by the module that is missing
 _COLOUR, _BEST_COLOUR = "#0072B2", "#D55E00"  # of the Okabe-Ito palette
 
 # What Optuna calls experimental here has been so for years, and the lock pins its version. The heartbeats that it
@@ -226,10 +232,9 @@ def open_storage(url: str, grace_seconds: int) -> RDBStorage:
         UserError: the URL is none, or its database does not answer.
     """
     try:
-        is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        options = _options(make_url(url))
     except (SQLAlchemyError, ValueError):  # the latter of a port that is no number
         raise UserError("--study: is no URL of a database, such as sqlite:///sweep.sqlite3") from None
-    options = {"connect_args": {"timeout": _PATIENCE_SECONDS}} if is_sqlite else {"pool_pre_ping": True}
     try:
         with answering_database_errors(url):
             return _patiently(
@@ -240,12 +245,23 @@ def open_storage(url: str, grace_seconds: int) -> RDBStorage:
                     grace_period=grace_seconds,
                     heartbeat_stale_trial_callback=_retry_after_death,
                 ),
-                tries=5,
+                _BRIEF_PATIENCE_SECONDS,
             )
     except (ImportError, ValueError) as error:  # no driver for it; a setting in the URL
         raise _unusable(url, error) from None
     except RuntimeError as error:
         raise UserError(f"--study: another version of Optuna made it ({error}); name a new database") from None
+
+
+def _options(url: URL) -> dict[str, Any]:
+    """What SQLAlchemy's engine is to be told beside the URL, whose own settings go before."""
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": _PATIENCE_SECONDS}}
+    settings = _LIBPQ if url.get_driver_name() in _PACKAGES else {}
+    return {
+        "pool_pre_ping": True,
+        "connect_args": {name: value for name, value in settings.items() if name not in url.query},
+    }
 
 
 @contextmanager
@@ -259,18 +275,33 @@ def answering_database_errors(url: str) -> Iterator[None]:
 
 def _unusable(url: str, error: Exception) -> UserError:
     shown = make_url(url).render_as_string(hide_password=True)
-    reason = " ".join(str(error.__cause__ or error).split())[:200]
-    return UserError(f"{shown}: cannot be used ({reason}); see that the database runs and may be written")
+    cause: BaseException = error
+    while cause.__cause__:  # Optuna's error, SQLAlchemy's, the driver's
+        cause = cause.__cause__
+    reason = " ".join(str(cause).split())[:200]
+    if isinstance(cause, ModuleNotFoundError):
+        package = _PACKAGES.get(str(cause.name))
+        return UserError(
+            f"{shown}: its driver is not installed ({reason}); "
+            + (f'pip install "{package}"' if package else "install it, or choose another kind of database")
+        )
+    return UserError(
+        f"{shown}: cannot be used ({reason}); see that the database runs and may be written, then give the same "
+        "command again"
+    )
 
 
-def _patiently(call: Callable[[], Value], tries: int = 20) -> Value:
-    """What the call gives; again after a while where the database is busy with another worker."""
-    for attempt in range(1, tries):
+def _patiently(call: Callable[[], Value], seconds: float = _PATIENCE_SECONDS) -> Value:
+    """What the call gives; again, for so long, where the database is busy with another worker or away."""
+    end, tries = time.monotonic() + seconds, 0
+    while True:
         try:
             return call()
         except (StorageInternalError, SQLAlchemyError):
-            time.sleep(0.1 * attempt)
-    return call()
+            tries += 1
+            if time.monotonic() >= end and tries >= _FEWEST_TRIES:
+                raise
+        time.sleep(_PAUSE_SECONDS)
 
 
 class Search:
@@ -318,25 +349,29 @@ class Search:
         if "retries" in trial.user_attrs:
             self.retry(trial)
         else:
-            trial.set_user_attr("is_surplus", True)
-            self.study.tell(trial, state=TrialState.FAIL)
+            _patiently(lambda: trial.set_user_attr("is_surplus", True))
+            _patiently(lambda: self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True))
         return None
 
     def retry(self, trial: Trial) -> None:
-        """Give a trial that was stopped back, for the next worker to take up."""
-        frozen = _patiently(lambda: self.storage.get_trial(trial._trial_id))
+        """Give a trial that was stopped back, for the next worker to take up; else it would be found dead later."""
+        frozen = _patiently(lambda: self.storage.get_trial(trial._trial_id), _BRIEF_PATIENCE_SECONDS)
         if frozen.state == TrialState.RUNNING:  # and not taken for dead by another worker
             _enqueue_again(self.study, frozen, frozen.user_attrs.get("deaths", 0))  # first, or it might be lost
             _patiently(lambda: self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True))
 
     def _find_dead(self) -> None:
         """Give up, or put into the queue again, each trial whose worker has given no sign of life for too long."""
-        with self.storage.engine.connect() as connection:
-            seen = {row[0] for row in connection.execute(text("SELECT trial_id FROM trial_heartbeats"))}
+        seen = _patiently(self._seen)
         for trial in _patiently(lambda: self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
             if trial._trial_id not in seen:  # Optuna would wait for ever for a worker that died before its first sign
                 _patiently(lambda found=trial: self.storage.record_heartbeat(found._trial_id))
         _patiently(lambda: fail_stale_trials(self.study))
+
+    def _seen(self) -> set[int]:
+        """The trials, by their numbers in the database, whose workers have given a sign of life."""
+        with self.storage.engine.connect() as connection:
+            return {row[0] for row in connection.execute(text("SELECT trial_id FROM trial_heartbeats"))}
 
 
 def _retry_after_death(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -403,7 +438,7 @@ def work(
                 score = evaluate(values, trial)
             _patiently(lambda done=trial, value=score: search.study.tell(done, value, skip_if_finished=True))
         except FailedError as error:
-            trial.set_user_attr("failure", str(error))
+            _patiently(lambda failed=trial, reason=str(error): failed.set_user_attr("failure", reason))
             _patiently(lambda done=trial: search.study.tell(done, state=TrialState.FAIL, skip_if_finished=True))
         except (StoppedError, UserError):
             search.retry(trial)
