@@ -30,7 +30,7 @@ SHORT := \
 forget = if dvc exp list --name-only | grep --quiet --line-regexp $(1); then dvc exp remove --quiet $(1); fi
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo repro classic short plots watch test bench bench-short bench-gpu accuracy chaos fuzz lint check lock clean
+.PHONY: help setup demo repro classic short plots watch test bench bench-short bench-scale bench-gpu accuracy chaos fuzz lint check lock clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -96,6 +96,9 @@ bench: setup  ## Measure speed beside a DataLoader baseline (after make repro; h
 
 bench-short: setup  ## The same on fewer images, under two minutes
 	PYTHONPATH=tests python -m benchmarks.bench --short
+
+bench-scale: setup  ## Measure what grows with images and experiments (after make repro; about ten minutes)
+	PYTHONPATH=tests python -m benchmarks.scale
 
 bench-gpu: setup  ## Measure the first GPU: an epoch's cost, what the recipes reach (after make repro; minutes)
 	PYTHONPATH=tests python -m benchmarks.gpu

@@ -17,9 +17,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -265,13 +266,7 @@ def measure_workflow(split: Split) -> Table:
         project.dvc("repro")
         idle = median(time_once(lambda: project.dvc("repro")) for _ in range(5))
         dataset.save(project.folder / "data/prepared/train.npz", split)
-        code = (
-            "import runpy; runpy.run_path('stages/train.py')['main']();"
-            # The peak of this program alone: getrusage would count the process that it was forked from.
-            "print(*(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-        )
-        told = project.run(sys.executable, "-c", code, PYTHONPATH="src").text
-    peak = int(told.split()[-2]) * 1024 / 1e6
+        peak = watch([sys.executable, "stages/train.py"], project.folder).peak / 1e6
     rows = [("dvc repro with nothing to do, seconds", f"{idle:.2f}")]
     rows += [(f"peak memory of the stage train with {len(split):,} images, MB", f"{peak:.0f}")]
     return Table("The workflow", "Whole processes.", ("what", "measured"), rows)
@@ -333,7 +328,7 @@ def measure_teams(split: Split, validation: Split, runs: int) -> Table:
                 project.change_params({"train.shards": shards, "train.threads": count, "train.epochs": 3})
                 torchrun = ["torchrun", "--standalone", "--nproc-per-node", str(processes)]
                 command = [*(torchrun if processes > 1 else [sys.executable]), "stages/train.py"]
-                times[shards, processes, count].append(seconds_of_an_epoch(command, project.folder))
+                times[shards, processes, count].append(watch(command, project.folder).epoch)
                 shutil.rmtree(project.folder / ".resume")
     base = times[1, 1, 1]
     rows = []
@@ -349,16 +344,45 @@ def measure_teams(split: Split, validation: Split, runs: int) -> Table:
     )
 
 
-def seconds_of_an_epoch(command: list[str], folder: Path) -> float:
-    """The mean time between the lines of the first and the last epoch that the command prints."""
+class Watched(NamedTuple):
+    """A process that has ended: its seconds, its peak memory in bytes, the mean seconds between epochs' lines."""
+
+    seconds: float
+    peak: int
+    epoch: float
+
+
+def watch(command: Sequence[str], folder: Path) -> Watched:
+    """Run a stage's command in a project's folder, on Linux.
+
+    Raises:
+        UserError: it failed.
+    """
+    start = time.perf_counter()
     with subprocess.Popen(
-        command, cwd=folder, env=environment(PYTHONPATH="src", PYTHONUNBUFFERED="1"), stdout=-1, text=True
+        command, cwd=folder, env=environment(PYTHONPATH="src", PYTHONUNBUFFERED="1"), stdout=subprocess.PIPE, text=True
     ) as process:
+        peaks, told = [0], []
+        looking = threading.Thread(target=look_at_memory, args=(process.pid, peaks))
+        looking.start()
         assert process.stdout is not None
-        told = [time.perf_counter() for line in process.stdout if line.startswith("epoch")]
-    if process.returncode or len(told) < 2:
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                told.append(time.perf_counter())
+    taken = time.perf_counter() - start
+    looking.join()
+    if process.returncode:
         raise errors.UserError(f"{' '.join(command)}: ended with {process.returncode}; its words are above")
-    return (told[-1] - told[0]) / (len(told) - 1)
+    return Watched(taken, max(peaks), (told[-1] - told[0]) / (len(told) - 1) if len(told) > 1 else math.nan)
+
+
+def look_at_memory(process: int, peaks: list[int]) -> None:
+    """Add the peak that the system tells of a process, in bytes, again and again until it ends."""
+    with suppress(OSError, IndexError):  # it has ended
+        while True:
+            told = Path(f"/proc/{process}/status").read_text()
+            peaks.append(int(told.split("VmHWM:")[1].split()[0]) * 1024)
+            time.sleep(0.02)
 
 
 def save_prepared(folder: Path, split: Split, validation: Split) -> None:
