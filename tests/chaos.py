@@ -17,7 +17,8 @@ After each kill all processes of the run must have ended within a minute, none o
 project's code; and no file of the training and no checkpoint may be half written, nor ever be another than in a run
 that was never disturbed. The last run of a round is left alone, and must end with the bytes of such a run: data,
 weights, metrics, tables, pictures and dvc.lock. Of one and of several processes these are the same, but for the
-launcher that dvc.lock names: that is checked first.
+launcher that dvc.lock names: that is checked first. Left aside is a temporary file that a killed dvc may leave beside
+an output, which Git ignores.
 """
 
 import argparse
@@ -79,6 +80,7 @@ SETTINGS = {
 }
 HISTORY = "plots/history.csv"
 OF_TRAINING = ("data/model/lenet.safetensors", "metrics/train.json", "metrics/environment.json")
+LEFT_BY_DVC = re.compile(r"(.*/)?\.[\w-]{22}\.tmp")  # as dvc_objects names what it has not yet put in its place
 OWN_FRAME = re.compile(r'File "([^"]*/)?(lenet_cifar10|stages)/')  # in a traceback
 
 Found = TypeVar("Found")
@@ -168,7 +170,9 @@ class Undisturbed:
 
     def find_differences(self, project: Project) -> list[str]:
         """The files that a finished run has left otherwise, or has not left, or should not have left."""
-        names = {name for name, _ in hash_outputs(project).items() ^ self.hashes.items()}
+        names = {
+            name for name, _ in hash_outputs(project).items() ^ self.hashes.items() if not LEFT_BY_DVC.fullmatch(name)
+        }
         leftovers = {str(path.relative_to(project.folder)) for path in project.folder.rglob("*.part")}
         return sorted(names | leftovers)
 

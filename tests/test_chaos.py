@@ -50,6 +50,7 @@ def test_a_torn_file_is_seen(pipeline: Project, undisturbed: Undisturbed, name: 
 
 
 def test_another_a_missing_and_a_left_over_file_are_seen(pipeline: Project, undisturbed: Undisturbed) -> None:
+    (pipeline.folder / "data/prepared/._l_nNsVwslZsQQSl_yMKiA.tmp").touch()  # such as a killed dvc leaves
     assert undisturbed.find_differences(pipeline) == []
     cut_short(pipeline.folder / "dvc.lock")
     (pipeline.folder / HISTORY).unlink()
