@@ -21,7 +21,7 @@ from test_training import start
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.launcher import Place
 from lenet_cifar10.plan import plan_share
-from lenet_cifar10.processes import Team
+from lenet_cifar10.processes import Team, choose_interface
 
 FILES = ("data/model/lenet.safetensors", "plots/history.csv", "metrics/train.json", "metrics/environment.json")
 PARAMS = {
@@ -82,11 +82,11 @@ def test_1_2_and_4_processes_give_the_same_bytes(cut: Project) -> None:
 class Run:
     """A training that has begun, in a process group of its own."""
 
-    def __init__(self, project: Project, processes: int) -> None:
+    def __init__(self, project: Project, processes: int, script: str = "stages/train.py") -> None:
         self.log = project.folder / "log.txt"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*launcher(processes), "stages/train.py"],
+                [*launcher(processes), script],
                 cwd=project.folder,
                 env=environment(PYTHONPATH="src"),
                 stdin=subprocess.DEVNULL,
@@ -141,6 +141,38 @@ def test_the_end_of_one_ends_all_and_the_next_run_goes_on(cut: Project, victim: 
     again.wait_for("\nepoch ")
     os.killpg(again.process.pid, signal.SIGINT)
     assert again.process.wait(60) != 0
+
+
+@pytest.mark.parametrize(
+    ("victim", "words"),
+    [
+        (0, "stopped by SIGTERM: epochs 1 to "),
+        (1, "error: another process of this run has ended, or no longer answers ("),
+    ],
+)
+def test_one_that_hangs_ends_all(cut: Project, victim: int, words: str) -> None:
+    cut.change_params({"train.epochs": 2000})
+    forget(cut)
+    (cut.folder / "impatient.py").write_text(
+        """
+import runpy
+from datetime import timedelta
+from lenet_cifar10 import processes
+processes._ANSWER = timedelta(seconds=5)
+runpy.run_path("stages/train.py", run_name="__main__")
+"""
+    )
+    run = Run(cut, 2, "impatient.py")
+    run.wait_for("\nepoch 2/2000")
+    workers = run.workers()
+    workers[victim].suspend()
+    workers[1 - victim].wait(60)
+    workers[victim].resume()  # else torchrun would end it, after 30 seconds more
+    assert run.process.wait(60) != 0
+    _, alive = psutil.wait_procs(list(workers.values()), timeout=60)
+    assert alive == []
+    assert run.log.read_text().count(words) == 1
+    assert not (cut.folder / FILES[0]).exists()
 
 
 @pytest.mark.parametrize(
@@ -227,6 +259,32 @@ def test_a_node_with_other_code_is_refused(cut: Project, second_node: Project) -
     assert "error: another process of this run has ended" in first.text
 
 
+def test_a_mistake_of_the_first_node_ends_the_second_too(cut: Project, second_node: Project) -> None:
+    cut.change_params({"train.shards": 3})
+    port = free_port()
+    second = start_second(second_node, port)
+    first = cut.run(*node(0, port), "stages/train.py", check=False, PYTHONPATH="src")
+    told, _ = second.communicate(timeout=60)
+    assert (first.status, second.returncode) == (1, 1)
+    assert "error: params.yaml: train.shards: found 3, expected a multiple of the 2 processes" in first.text
+    assert "error: another process of this run has ended" in told
+
+
+def test_gloo_takes_the_network_that_leads_to_the_first_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "")  # so that it is put back after the test
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    monkeypatch.setenv("MASTER_ADDR", "not an address")
+    choose_interface()
+    assert "GLOO_SOCKET_IFNAME" not in os.environ  # gloo decides
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    choose_interface()
+    found = psutil.net_if_addrs()[os.environ["GLOO_SOCKET_IFNAME"]]
+    assert "127.0.0.1" in [address.address for address in found]
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "mine")
+    choose_interface()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "mine"
+
+
 def test_validation_is_shared_out_and_comes_back_in_order(cut: Project) -> None:
     script = cut.folder / "validate.py"
     script.write_text(
@@ -235,7 +293,7 @@ import sys, torch
 from pathlib import Path
 from lenet_cifar10 import dataset, device, evaluation, launcher, training
 from lenet_cifar10.params import Params
-from lenet_cifar10.processes import Team
+from lenet_cifar10.processes import Team, choose_interface
 params, team = Params.load(Path("params.yaml")), Team(launcher.find_place())
 evaluation.IMAGES_AT_ONCE = training.IMAGES_AT_ONCE = 7
 chosen = device.prepare("cpu", 1, team.place)

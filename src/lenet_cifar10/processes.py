@@ -4,24 +4,36 @@ By torch.distributed: gloo between CPUs, NCCL between GPUs. A process alone has 
 """
 
 import json
+import os
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as distributed
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.launcher import Place
 
+Value = TypeVar("Value")
+
 # The leader reads its files before it joins, and may wait for another run of the same thing first.
 _START = timedelta(days=1)
-# A process that has died is noticed at once, a machine that has gone after so long.
-_ANSWER = timedelta(seconds=50)
+# All are started together; those that do not lead join as soon as torch is imported.
+_ARRIVAL = timedelta(minutes=5)
+# A process that has died is noticed at once, one that hangs or whose machine has vanished after so long. Then torchrun
+# gives those of its own that do not answer another 30 seconds.
+_ANSWER = timedelta(seconds=25)
+_LOOK_SECONDS = 0.5
 
 
 class Team:
@@ -29,7 +41,6 @@ class Team:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        self._group: Any = None  # a ProcessGroup of torch.distributed
 
     def __str__(self) -> str:
         return "one process" if self.place.size == 1 else f"{self.place.size} processes"
@@ -38,17 +49,30 @@ class Team:
         """Wait until all the others have joined too.
 
         Raises:
-            UserError: one of them has ended.
+            UserError: one of them has ended, or did not come.
         """
         if self.place.size == 1:
             return
-        with _telling():
-            _call_aside(self._connect)
-
-    def _connect(self) -> None:
+        rank, size = self.place.rank, self.place.size
+        start = _ARRIVAL if self.place.leads else _START
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, rank=self.place.rank, world_size=self.place.size, timeout=_START)
-        self._group = distributed.new_group(timeout=_ANSWER)
+        with _telling():
+            store, _, _ = _aside(lambda: next(rendezvous("env://", rank, size, timeout=start)), start)
+            self._meet(store, start)
+            choose_interface()
+            connect = partial(distributed.init_process_group, backend, timeout=_ANSWER)
+            _aside(lambda: connect(store=store, rank=rank, world_size=size), 2 * _ANSWER)
+
+    def _meet(self, store: Any, start: timedelta) -> None:
+        """Wait until each process has left its name in the store (of torch.distributed), and this one answers."""
+        names = [f"joined/{rank}" for rank in range(self.place.size)]
+        _aside(lambda: store.set(names[self.place.rank], ""), _ANSWER)
+        end = time.monotonic() + start.total_seconds()
+        for rank, name in enumerate(names):
+            while not _aside(partial(store.check, [name]), _ANSWER):
+                if time.monotonic() > end:
+                    raise RuntimeError(f"process {rank} did not join within {start.total_seconds():.0f} seconds")
+                time.sleep(_LOOK_SECONDS)
 
     def share(self, value: Any = None) -> Any:
         """What the leader gives, plain values as JSON has them, on every process.
@@ -93,17 +117,44 @@ class Team:
             return part
         whole = part.new_empty((self.place.size * len(part), *part.shape[1:]))
         with _telling():
-            distributed.all_gather_single(whole, part.contiguous(), group=self._group)
+            distributed.all_gather_single(whole, part.contiguous())
         return whole
 
     def _broadcast(self, tensor: Tensor) -> None:
         with _telling():
-            distributed.broadcast(tensor, src=0, group=self._group)
+            distributed.broadcast(tensor, src=0)
 
 
-def _call_aside(call: Callable[[], None]) -> None:
-    """Call it in another thread: in this one no signal would be answered as long as it waits for the network."""
-    done: Future[None] = Future()
+def choose_interface() -> None:
+    """Have gloo use the network that leads to the first machine, unless GLOO_SOCKET_IFNAME names another.
+
+    By itself it takes the address that this machine's name has, which many systems give to the machine alone.
+    """
+    name = find_interface(os.environ.get("MASTER_ADDR", ""))
+    if name:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def find_interface(host: str) -> str | None:
+    """The network interface by which this machine reaches another, or itself; None if it cannot tell."""
+    with suppress(OSError):
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, 1, type=socket.SOCK_DGRAM):
+            with suppress(OSError), socket.socket(family, kind, protocol) as probe:
+                probe.connect(address)  # which sends nothing
+                own = probe.getsockname()[0]
+                for name, addresses in psutil.net_if_addrs().items():
+                    if own in (found.address for found in addresses):
+                        return name
+    return None
+
+
+def _aside(call: Callable[[], Value], limit: timedelta) -> Value:
+    """Call it in another thread: in this one no signal would be answered as long as it waits for the network.
+
+    Raises:
+        TimeoutError: it took longer; what becomes of it is not known.
+    """
+    done: Future[Value] = Future()
 
     def work() -> None:
         try:
@@ -112,15 +163,15 @@ def _call_aside(call: Callable[[], None]) -> None:
             done.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    done.result()
+    return done.result(limit.total_seconds())
 
 
 @contextmanager
 def _telling() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # torch.distributed's kinds of it, and others
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, TimeoutError) as error:  # the former has torch.distributed's kinds of it
+        reason = (str(error) or "no answer").splitlines()[0]
         raise UserError(
             f"another process of this run has ended, or no longer answers ({reason}); its own error is above, or in "
             "its machine's output: mend that, and give the same command again to go on"
