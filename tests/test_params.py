@@ -187,6 +187,7 @@ def test_a_wrong_optimizer_does_not_hide_a_wrong_momentum() -> None:
         ("a: 2001-99-99", "is not valid YAML: month must be in 1..12"),
         ("a: !!int ''", "is not valid YAML"),
         ("a: !!bool x", "is not valid YAML"),
+        ("? - : ", "is not valid YAML: unhashable type: 'dict'"),
         ("[" * 1000, "is not valid YAML: maximum recursion depth"),
         (bytes(range(256)), "is not valid YAML: 'utf-8' codec can't decode"),
         (b"\0", "is not valid YAML: unacceptable character"),

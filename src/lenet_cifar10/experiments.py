@@ -23,10 +23,8 @@ from types import FrameType
 from typing import Any
 
 from pydantic import BaseModel
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from lenet_cifar10 import locks, terminal
+from lenet_cifar10 import locks, terminal, yaml_text
 from lenet_cifar10.errors import MEND, UserError
 from lenet_cifar10.params import Params
 
@@ -340,7 +338,7 @@ def _check_aside(root: Path, before: tuple[str, str]) -> None:
 def _check_params(root: Path, configuration: Configuration, name: str) -> None:
     """params.yaml can be edited after it was looked at and before DVC copies it."""
     text = _git(root, "show", f"{existing(root)[name]}:./params.yaml")
-    found = Params.check(YAML(typ="safe", pure=True).load(text), f"params.yaml in {name}")
+    found = Params.check(yaml_text.parse(text.encode()), f"params.yaml in {name}")
     mirror = {"data": {"urls"}}
     if found.model_dump(exclude=mirror) != configuration.params.model_dump(exclude=mirror):
         raise UserError(
@@ -407,14 +405,14 @@ def _resolve(root: Path, overrides: Sequence[str]) -> Params:
         copy = Path(folder) / "params.yaml"
         try:
             shutil.copyfile(root / "params.yaml", copy)
-            values = YAML(typ="safe", pure=True).load(copy.read_text(encoding="utf-8"))
+            values = yaml_text.parse(copy.read_bytes())
             if overrides and isinstance(values, dict):
                 apply_overrides(copy, list(overrides))
-                values = YAML(typ="safe", pure=True).load(copy.read_text(encoding="utf-8"))
+                values = yaml_text.parse(copy.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{root / 'params.yaml'}: no such file; run git checkout params.yaml") from None
-        except (YAMLError, ValueError, LookupError, RecursionError) as error:
-            raise UserError(f"params.yaml: is not valid YAML: {' '.join(str(error).split())}") from None
+        except yaml_text.NotYamlError as error:
+            raise UserError(f"params.yaml: is not valid YAML: {error}") from None
     settings = "".join(f" -S {override}" for override in overrides)
     return Params.check(values, f"params.yaml with{settings}" if settings else "params.yaml")
 
@@ -437,7 +435,7 @@ def _hash_code(root: Path) -> dict[str, str | None]:
     """The hash of dvc.yaml, and of each file that a stage in it depends on and none writes; None for a missing one."""
     path = root / "dvc.yaml"
     try:
-        stages = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))["stages"].values()
+        stages = yaml_text.parse(path.read_bytes())["stages"].values()
         needed = {entry for stage in stages for entry in stage.get("deps", [])}
         written = {
             entry if isinstance(entry, str) else next(iter(entry))
@@ -445,7 +443,7 @@ def _hash_code(root: Path) -> dict[str, str | None]:
             for kind in ("outs", "metrics", "plots")
             for entry in stage.get(kind, [])
         }
-    except (OSError, YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, yaml_text.NotYamlError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}; run git checkout dvc.yaml") from None
     files = ["dvc.yaml", *sorted(needed - written)]
     return {name: _hash_file(root / name) for name in files}

@@ -6,9 +6,8 @@ from reprlib import repr as short_repr
 from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from lenet_cifar10 import yaml_text
 from lenet_cifar10.errors import UserError
 
 
@@ -130,18 +129,15 @@ class Params(Section):
     def load(cls, path: Path) -> Self:
         """Read and check a whole parameters file.
 
-        Numbers are read as YAML 1.2 has them, as DVC does: `1e-3` and `1e-06` are numbers.
-
         Raises:
             UserError: the file is missing or is no YAML, or one line for each mistake in it.
         """
         try:
-            values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+            values = yaml_text.parse(path.read_bytes())
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; run this in the project's folder") from None
-        except (YAMLError, ValueError, LookupError, RecursionError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path}: is not valid YAML: {reason}") from None
+        except yaml_text.NotYamlError as error:
+            raise UserError(f"{path}: is not valid YAML: {error}") from None
         return cls.check(values, source=str(path))
 
     @classmethod

@@ -14,9 +14,8 @@ from dvc.exceptions import DvcException, NotDvcRepoError, PathMissingError
 from dvc.exceptions import IsADirectoryError as DvcIsADirectoryError
 from dvc.repo import Repo
 from dvc.scm import SCM, RevError, SCMError, resolve_rev
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from lenet_cifar10 import yaml_text
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.results import Range, parse_values
 
@@ -209,11 +208,10 @@ def _list(root: Path, places: Collection[str]) -> list[Path]:
 
 def _read_yaml(path: str, revision: str) -> dict[str, Any]:
     try:
-        values = YAML(typ="safe", pure=True).load(read_bytes(path, revision).decode("utf-8"))
-    except (YAMLError, ValueError, LookupError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        values = yaml_text.parse(read_bytes(path, revision))
+    except yaml_text.NotYamlError as error:
         raise UserError(
-            f"{describe(path, revision)}: is not valid YAML ({reason}); {_restore(path, revision)}"
+            f"{describe(path, revision)}: is not valid YAML ({error}); {_restore(path, revision)}"
         ) from None
     if not isinstance(values, dict):
         raise UserError(f"{describe(path, revision)}: has no sections; {_restore(path, revision)}")

@@ -28,12 +28,11 @@ from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from lenet_cifar10 import yaml_text
 from lenet_cifar10.errors import UserError
 from lenet_cifar10.experiments import FailedError, Stop, StoppedError, check_key, leaf_types
 from lenet_cifar10.params import Params
@@ -131,11 +130,11 @@ def read_space(path: Path) -> Space:
         UserError: it is missing or no YAML, or one line for each mistake in it.
     """
     try:
-        entries = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        entries = yaml_text.parse(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; name one with --ranges, or run git checkout sweep.yaml") from None
-    except (YAMLError, ValueError, LookupError, RecursionError) as error:
-        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    except yaml_text.NotYamlError as error:
+        raise UserError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(entries, dict):
         raise UserError(f"{path}: expected lines such as train.learning_rate: {{low: 0.01, high: 0.1}}")
     ranges: dict[str, Range | Choices] = {}
