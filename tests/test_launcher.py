@@ -66,3 +66,24 @@ def test_a_number_that_is_none_is_told(name: str) -> None:
 def test_a_number_that_is_missing_is_told() -> None:
     with pytest.raises(UserError, match="LOCAL_RANK is not set, expected a number"):
         find_place({name: value for name, value in TORCHRUN.items() if name != "LOCAL_RANK"})
+
+
+@pytest.mark.parametrize("rank", ["8", "9"])
+@pytest.mark.parametrize(
+    ("variables", "names"), [(TORCHRUN, ("RANK", "WORLD_SIZE")), (SRUN, ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"))]
+)
+def test_a_place_that_cannot_be_is_told(variables: dict[str, str], names: tuple[str, str], rank: str) -> None:
+    with pytest.raises(UserError, match=f"{names[0]} is {rank}, expected less than {names[1]}, 8; unset both"):
+        find_place({**variables, names[0]: rank})
+    with pytest.raises(UserError, match=f"{names[0]} is 5, expected less than {names[1]}, 0; unset both"):
+        find_place({**variables, names[1]: "0"})
+
+
+@pytest.mark.parametrize("tasks", ["", "x", "4(x2)", "4,2"])
+def test_tasks_for_each_node_may_be_unknown(tasks: str) -> None:
+    assert find_place({**SRUN, "SLURM_STEP_TASKS_PER_NODE": tasks}).local_size == (4 if tasks.startswith("4") else 1)
+
+
+def test_a_rank_that_is_left_over_is_no_torchrun() -> None:
+    assert find_place({"RANK": "1"}) == Place()
+    assert find_place({**SRUN, "RANK": "0"}) == find_place(SRUN)

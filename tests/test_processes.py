@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from project import Project, environment
+from project import SOURCE, Project, environment
 from test_training import start
 
 from lenet_cifar10.errors import UserError
@@ -79,14 +79,25 @@ def test_1_2_and_4_processes_give_the_same_bytes(cut: Project) -> None:
     assert results(cut)[FILES[0]] != found[0][FILES[0]]  # another number of parts is another rounding
 
 
+def test_processes_without_an_image_change_nothing(cut: Project) -> None:
+    cut.change_params({"train.batch_size": 2, "train.epochs": 1})  # of four parts two are empty, in each batch
+    found = []
+    for processes in (1, 2, 4):
+        forget(cut)
+        train(cut, processes)
+        found.append(results(cut))
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
 class Run:
     """A training that has begun, in a process group of its own."""
 
-    def __init__(self, project: Project, processes: int, script: str = "stages/train.py") -> None:
+    def __init__(self, project: Project, processes: int, *words: str) -> None:
         self.log = project.folder / "log.txt"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*launcher(processes), script],
+                [*launcher(processes), *(words or ["stages/train.py"])],
                 cwd=project.folder,
                 env=environment(PYTHONPATH="src"),
                 stdin=subprocess.DEVNULL,
@@ -143,6 +154,20 @@ def test_the_end_of_one_ends_all_and_the_next_run_goes_on(cut: Project, victim: 
     assert again.process.wait(60) != 0
 
 
+@pytest.mark.parametrize("victim", [0, 1])
+def test_torchrun_can_start_all_again_which_then_go_on(cut: Project, victim: int) -> None:
+    cut.change_params({"train.epochs": 12})
+    train(cut, 1)
+    expected = results(cut)
+    forget(cut)
+    run = Run(cut, 2, "--max-restarts", "1", "stages/train.py")
+    run.wait_for("\nepoch 2/12")
+    run.workers()[victim].kill()
+    assert run.process.wait(120) == 0, run.log.read_text()
+    assert "\nresuming at epoch " in run.log.read_text()
+    assert results(cut) == expected
+
+
 @pytest.mark.parametrize(
     ("victim", "words"),
     [
@@ -180,7 +205,7 @@ runpy.run_path("stages/train.py", run_name="__main__")
     [
         (
             {"train.shards": 3},
-            "train.shards: found 3, expected a multiple of the 2 processes that train.launcher starts",
+            "expected a multiple of the 2 processes that train.launcher starts, or a WORLD_SIZE left over tells of",
         ),
         ({"train.learning_rate": 100, "train.weight_decay": 10}, "training has diverged; lower train.learning_rate"),
         ({"device": "cuda:0"}, "device: found cuda:0, but train.launcher starts 2 processes; use auto or cpu"),
@@ -255,7 +280,7 @@ def test_a_node_with_other_code_is_refused(cut: Project, second_node: Project) -
     first = cut.run(*node(0, port), "stages/train.py", check=False, PYTHONPATH="src")
     told, _ = second.communicate(timeout=60)
     assert (first.status, second.returncode) == (1, 1)
-    assert "error: process 1: has other code, versions, variables or another kind of device" in told
+    assert "error: process 1: has other code, or variables that steer torch, than process 0; give all the same" in told
     assert "error: another process of this run has ended" in first.text
 
 
@@ -268,6 +293,22 @@ def test_a_mistake_of_the_first_node_ends_the_second_too(cut: Project, second_no
     assert (first.status, second.returncode) == (1, 1)
     assert "error: params.yaml: train.shards: found 3, expected a multiple of the 2 processes" in first.text
     assert "error: another process of this run has ended" in told
+
+
+def test_processes_that_do_not_come_are_told(tmp_path: Path) -> None:
+    """As where RANK and WORLD_SIZE are left over from another run."""
+    port = free_port()
+    code = """
+from datetime import timedelta
+from lenet_cifar10 import errors, launcher, processes
+processes._ARRIVAL = timedelta(seconds=2)
+errors.run(lambda: processes.Team(launcher.find_place()).join())
+"""
+    names = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
+    variables = names | {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    result = Project(tmp_path).run(sys.executable, "-c", code, check=False, PYTHONPATH=str(SOURCE / "src"), **variables)
+    assert result.status == 1
+    assert f"error: of 2 processes not all came to localhost:{port} within 2 seconds; see what the" in result.text
 
 
 def test_gloo_takes_the_network_that_leads_to_the_first_machine(monkeypatch: pytest.MonkeyPatch) -> None:

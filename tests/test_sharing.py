@@ -212,7 +212,10 @@ def test_runs_whose_outputs_are_gone_from_the_cache_do_not_stop_the_others(here:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("a-file", "remote bad: .*Not a directory.*; see dvc remote list, and that it may be written"),
+        (
+            "a-file",
+            "remote bad: .*Not a directory.*; see whether dvc remote list has it, and whether you may write to it",
+        ),
         ("gs://bucket/lenet", "remote bad: .*requires 'dvc-gs' to be installed; see dvc remote list"),
     ],
 )

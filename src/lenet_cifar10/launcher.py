@@ -1,6 +1,7 @@
 """Which of the processes that train.launcher started this one is. Imports nothing that takes long to import."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,21 +31,25 @@ def find_place(environment: Mapping[str, str] = os.environ) -> Place:
     """The place that torchrun gave this process, or srun, or that of a process alone.
 
     Raises:
-        UserError: the launcher's variables are incomplete.
+        UserError: the launcher's variables are incomplete, or contradict each other.
     """
-    if "SLURM_STEP_NUM_TASKS" in environment and "RANK" not in environment:  # set for the tasks of srun alone
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
-        rank, size, local_rank = (_read(environment, name) for name in names)
-        tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "1")
-        local_size = int(tasks.split("(")[0].split(",")[0]) if tasks[0].isdecimal() else 1
-        place = Place(rank, size, local_rank, local_size)
-    elif "RANK" in environment and "WORLD_SIZE" in environment:
+    if "RANK" in environment and "WORLD_SIZE" in environment:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         agent = os.getppid() if "TORCHELASTIC_RUN_ID" in environment else None
         rank, size, local_rank, local_size = (_read(environment, name) for name in names)
         place = Place(rank, size, local_rank, local_size, agent)
+    elif "SLURM_STEP_NUM_TASKS" in environment:  # set for the tasks of srun alone, also those of torchrun on each node
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        rank, size, local_rank = (_read(environment, name) for name in names)
+        tasks = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", ""))
+        place = Place(rank, size, local_rank, int(tasks[0]) if tasks else 1)
     else:
-        place = Place()
+        return Place()
+    if place.rank >= place.size:
+        raise UserError(
+            f"params.yaml: train.launcher: {names[0]} is {place.rank}, expected less than {names[1]}, {place.size}; "
+            "unset both where they are left over, or use torchrun or srun"
+        )
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not environment.get(name)]
     if place.size > 1 and missing:
         raise UserError(

@@ -38,5 +38,5 @@ def plan_images(
 ) -> tuple[Tensor, augment.Draws]:
     """As `plan_epoch`, but of a process's share alone, one part after the other."""
     order, draws = plan_epoch(count, seed, epoch, section)
-    places = torch.tensor([place for _, parts in share for part in parts for place in part])
+    places = torch.tensor([place for _, parts in share for part in parts for place in part], dtype=torch.int64)
     return order[places], draws[places]

@@ -5,6 +5,7 @@ By torch.distributed: gloo between CPUs, NCCL between GPUs. A process alone has 
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ import psutil
 import torch
 import torch.distributed as distributed
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from lenet_cifar10.errors import UserError
@@ -59,7 +61,12 @@ class Team:
         start = _ARRIVAL if self.place.leads else _START
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         with _telling():
-            store, _, _ = _aside(lambda: next(rendezvous("env://", rank, size, timeout=start)), start)
+            try:
+                store, _, _ = _aside(lambda: next(rendezvous("env://", rank, size, timeout=start)), start)
+            except TimeoutError:  # the store waits for all to come
+                raise _absent(f"of {size} processes not all came", start) from None
+            # The store of a torchrun that starts the processes again is the one of its last attempt.
+            store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
             self._meet(store, start)
             choose_interface()
             connect = partial(distributed.init_process_group, backend, timeout=_ANSWER)
@@ -73,7 +80,7 @@ class Team:
         for rank, name in enumerate(names):
             while not _aside(partial(store.check, [name]), _ANSWER):
                 if time.monotonic() > end:
-                    raise RuntimeError(f"process {rank} did not join within {start.total_seconds():.0f} seconds")
+                    raise _absent(f"process {rank} did not come", start)
                 time.sleep(_LOOK_SECONDS)
 
     def share(self, value: Any = None) -> Any:
@@ -128,6 +135,14 @@ class Team:
                 distributed.broadcast(piece, src=0)
 
 
+def _absent(what: str, limit: timedelta) -> UserError:
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    return UserError(
+        f"{what} to {place} within {limit.total_seconds():.0f} seconds; see what the others say, or, where nothing "
+        "started them, unset RANK, WORLD_SIZE and SLURM_STEP_NUM_TASKS"
+    )
+
+
 def choose_interface() -> None:
     """Have gloo use the network that leads to the first machine, unless GLOO_SOCKET_IFNAME names another.
 
@@ -169,12 +184,18 @@ def _aside(call: Callable[[], Value], limit: timedelta) -> Value:
     return done.result(limit.total_seconds())
 
 
+def _reason(error: Exception) -> str:
+    """The first sentence, without the place in torch's own sources before it."""
+    line = (str(error) or "no answer").splitlines()[0]
+    return re.sub(r"^\[[^\]]*\] ", "", line).split(". ")[0]
+
+
 @contextmanager
 def _telling() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TimeoutError) as error:  # the former has torch.distributed's kinds of it
-        reason = (str(error) or "no answer").splitlines()[0]
+        reason = _reason(error)
         raise UserError(
             f"another process of this run has ended, or no longer answers ({reason}); its own error is above, or in "
             "its machine's output: mend that, and give the same command again to go on"

@@ -44,7 +44,9 @@ def push(root: Path, remote: str | None = None) -> Sent:
     except LockError:
         raise UserError(f"{root}: another dvc is at work there; give the command again when it is done") from None
     except Exception as error:  # each kind of remote has errors of its own, which DVC lets through
-        raise UserError(f"{place}: {_line(error)}; see dvc remote list, and that it may be written") from None
+        raise UserError(
+            f"{place}: {_line(error)}; see whether dvc remote list has it, and whether you may write to it"
+        ) from None
     if failed := len(sent.failed) + sum(path.name not in arrived for path in records):
         raise UserError(f"{place}: {failed} files could not be sent; give the command again")
     return Sent(len(records), len(sent.transferred))

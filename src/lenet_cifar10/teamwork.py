@@ -62,7 +62,8 @@ def tell(team: Team, work: Work, environment: Mapping[str, Any]) -> None:
     """
     team.join()
     program = resume.program(environment)
-    team.share({"params": work.params.model_dump(), "classes": work.classes, "program": program})
+    told = {"params": work.params.model_dump(), "classes": work.classes, "program": program, "environment": environment}
+    team.share(told)
     for split in (work.training, work.validation):
         team.share_tensors({"images": torch.from_numpy(split.images), "labels": torch.from_numpy(split.labels)})
 
@@ -82,10 +83,10 @@ def follow(team: Team) -> None:
     )
     work = Work(Params.check(told["params"]), told["classes"], training, validation)
     chosen = device.prepare(work.params.device, work.params.train.threads, team.place)
-    if resume.program(device.environment(chosen)) != told["program"]:
+    environment = device.environment(chosen)
+    if resume.program(environment) != told["program"]:
         raise UserError(
-            f"process {team.place.rank}: has other code, versions, variables or another kind of device "
-            f"({device.describe(chosen)}) than process 0; give all the same"
+            f"process {team.place.rank}: {_differences(environment, told['environment'])}; give all the same"
         )
     run = work.start(chosen, team)
     run.synchronize()
@@ -96,3 +97,8 @@ def follow(team: Team) -> None:
         if team.place.local_rank:
             sys.exit(1)  # the first process of each machine says why
         raise
+
+
+def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
+    found = [f"{name} {value} (process 0: {there[name]})" for name, value in here.items() if there[name] != value]
+    return f"has {', '.join(found)}" if found else "has other code, or variables that steer torch, than process 0"

@@ -115,7 +115,7 @@ class Training:
         if section.shards % self.team.place.size:
             raise UserError(
                 f"params.yaml: train.shards: found {section.shards}, expected a multiple of the "
-                f"{self.team.place.size} processes that train.launcher starts"
+                f"{self.team.place.size} processes that train.launcher starts, or a WORLD_SIZE left over tells of"
             )
         self.device = device
         self.images, self.labels = _place(training, device)
