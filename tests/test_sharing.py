@@ -216,7 +216,7 @@ def test_runs_whose_outputs_are_gone_from_the_cache_do_not_stop_the_others(here:
             "a-file",
             "remote bad: .*Not a directory.*; see whether dvc remote list has it, and whether you may write to it",
         ),
-        ("gs://bucket/lenet", "remote bad: .*requires 'dvc-gs' to be installed; see dvc remote list"),
+        ("gs://bucket/lenet", "remote bad: .*requires 'dvc-gs' to be installed; pip install it"),
     ],
 )
 def test_a_remote_that_cannot_be_used_is_told_in_one_line(pipeline: Project, url: str, words: str) -> None:

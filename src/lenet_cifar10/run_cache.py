@@ -28,7 +28,7 @@ def push(root: Path, remote: str | None = None) -> Sent:
     Of the outputs, those that the cache has: `dvc gc` may have removed some.
 
     Raises:
-        UserError: there is no such remote, or it cannot be written, or it is of a kind that keeps no records.
+        UserError: there is no such remote, or it cannot be written, or its kind keeps no records or wants a package.
     """
     place = f"remote {remote}" if remote else "the default remote"
     try:
@@ -43,6 +43,8 @@ def push(root: Path, remote: str | None = None) -> Sent:
             arrived = {store.fs.name(path) for path in store.fs.find(store.fs.join(store.path, "runs"))}
     except LockError:
         raise UserError(f"{root}: another dvc is at work there; give the command again when it is done") from None
+    except ImportError as error:  # DVC names the package
+        raise UserError(f"{place}: {_line(error)}; pip install it into the environment that runs this") from None
     except Exception as error:  # each kind of remote has errors of its own, which DVC lets through
         raise UserError(
             f"{place}: {_line(error)}; see whether dvc remote list has it, and whether you may write to it"
