@@ -475,6 +475,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1, help="that train together, in two runs of three")
     options = parser.parse_args()
+    # A shell has what it starts in the background ignore SIGINT, and so would all that this starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     report = disturb(options.kills, options.seed, options.processes)
     print(report)
     sys.exit(bool(report.problems))
