@@ -106,7 +106,7 @@ bench-gpu: setup  ## Measure the first GPU: an epoch's cost, what the recipes re
 accuracy: setup  ## Measure what the recipe and each knob reach, five and three seeds (after make repro; over an hour)
 	PYTHONPATH=tests python -m benchmarks.accuracy
 
-chaos: setup  ## Kill 120 runs at random moments, half of them of two processes, and compare what comes out (an hour)
+chaos: setup  ## Kill some 150 runs at random moments, 60 of them of two processes, and compare what comes out (an hour)
 	PYTHONPATH=tests python -m chaos
 	PYTHONPATH=tests python -m chaos --processes 2
 

@@ -1,6 +1,6 @@
 """Kill real `dvc repro` runs at random moments, let the next one go on, and compare every output's bytes.
 
-    make chaos                                          # 120 kills, half of them of two processes that train together
+    make chaos                                        # some 150 kills, 60 of them of two processes that train together
     PYTHONPATH=tests python -m chaos --kills 12 --seed 7 --processes 2
 
 Each round starts from a clean clone on a small archive of generated images, which a local server sends slowly. One to

@@ -231,9 +231,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def node(rank: int, port: int) -> list[str]:
-    where = ["--master-addr", "localhost", "--master-port", str(port)]
-    return ["torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--node-rank", str(rank), *where]
+def node(rank: int, port: int) -> dict[str, str]:
+    """The variables by which torchrun is told of two machines."""
+    where = {"PET_MASTER_ADDR": "localhost", "PET_MASTER_PORT": str(port)}
+    return {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_NODE_RANK": str(rank), **where}
 
 
 @pytest.fixture
@@ -247,9 +248,9 @@ def second_node(cut: Project, tmp_path: Path) -> Project:
 
 def start_second(second_node: Project, port: int) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*node(1, port), "stages/train.py"],
+        ["torchrun", "stages/train.py"],
         cwd=second_node.folder,
-        env=environment(PYTHONPATH="src"),
+        env=environment(PYTHONPATH="src", **node(1, port)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -263,7 +264,8 @@ def test_two_nodes_train_an_experiment_of_the_first_which_alone_has_dvc_and_data
     expected, port = results(cut), free_port()
     cut.commit("four parts")
     second = start_second(second_node, port)
-    cut.dvc("exp", "run", "--temp", "--name", "two-nodes", "-S", f"train.launcher={' '.join(node(0, port))}")
+    words = ["exp", "run", "--temp", "--name", "two-nodes", "-S", "train.launcher=torchrun"]
+    cut.run("dvc", *words, check=True, **node(0, port))
     told, _ = second.communicate(timeout=60)
     assert second.returncode == 0, told
     assert "epoch" not in told
@@ -272,15 +274,29 @@ def test_two_nodes_train_an_experiment_of_the_first_which_alone_has_dvc_and_data
     assert sorted(path.name for path in second_node.folder.iterdir()) == ["src", "stages"]
 
 
-def test_a_node_with_other_code_is_refused(cut: Project, second_node: Project) -> None:
-    with (second_node.folder / "src/lenet_cifar10/model.py").open("a") as file:
-        file.write("# another version\n")
+@pytest.mark.parametrize(
+    ("path", "line", "words"),
+    [
+        ("model.py", "# another version", "has other code, or variables that steer torch, than process 0"),
+        (
+            "device.py",
+            "environment = lambda device: {'device': device.type, 'torch': '1.0', 'library': 'old'}",
+            f"has torch 1.0 (process 0: {torch.__version__}), library old (process 0: None), ",
+        ),
+    ],
+)
+def test_a_node_with_other_code_or_versions_is_refused(
+    cut: Project, second_node: Project, path: str, line: str, words: str
+) -> None:
+    with (second_node.folder / "src/lenet_cifar10" / path).open("a") as file:
+        file.write(f"{line}\n")
     port = free_port()
     second = start_second(second_node, port)
-    first = cut.run(*node(0, port), "stages/train.py", check=False, PYTHONPATH="src")
+    first = cut.run("torchrun", "stages/train.py", check=False, PYTHONPATH="src", **node(0, port))
     told, _ = second.communicate(timeout=60)
     assert (first.status, second.returncode) == (1, 1)
-    assert "error: process 1: has other code, or variables that steer torch, than process 0; give all the same" in told
+    assert f"error: process 1: {words}" in told
+    assert "; give all the same\n" in told
     assert "error: another process of this run has ended" in first.text
 
 
@@ -288,7 +304,7 @@ def test_a_mistake_of_the_first_node_ends_the_second_too(cut: Project, second_no
     cut.change_params({"train.shards": 3})
     port = free_port()
     second = start_second(second_node, port)
-    first = cut.run(*node(0, port), "stages/train.py", check=False, PYTHONPATH="src")
+    first = cut.run("torchrun", "stages/train.py", check=False, PYTHONPATH="src", **node(0, port))
     told, _ = second.communicate(timeout=60)
     assert (first.status, second.returncode) == (1, 1)
     assert "error: params.yaml: train.shards: found 3, expected a multiple of the 2 processes" in first.text

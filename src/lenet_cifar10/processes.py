@@ -20,7 +20,6 @@ import psutil
 import torch
 import torch.distributed as distributed
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from lenet_cifar10.errors import UserError
@@ -66,7 +65,8 @@ class Team:
             except TimeoutError:  # the store waits for all to come
                 raise _absent(f"of {size} processes not all came", start) from None
             # The store of a torchrun that starts the processes again is the one of its last attempt.
-            store = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = distributed.PrefixStore(attempt, store)  # pyright: ignore[reportPrivateImportUsage]
             self._meet(store, start)
             choose_interface()
             connect = partial(distributed.init_process_group, backend, timeout=_ANSWER)
@@ -195,8 +195,7 @@ def _telling() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TimeoutError) as error:  # the former has torch.distributed's kinds of it
-        reason = _reason(error)
         raise UserError(
-            f"another process of this run has ended, or no longer answers ({reason}); its own error is above, or in "
-            "its machine's output: mend that, and give the same command again to go on"
+            f"another process of this run has ended, or no longer answers ({_reason(error)}); its own error is above, "
+            "or in its machine's output: mend that, and give the same command again to go on"
         ) from None

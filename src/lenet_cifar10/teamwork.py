@@ -100,5 +100,6 @@ def follow(team: Team) -> None:
 
 
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> str:
-    found = [f"{name} {value} (process 0: {there[name]})" for name, value in here.items() if there[name] != value]
+    pairs = {name: (here.get(name), there.get(name)) for name in {**here, **there}}
+    found = [f"{name} {own} (process 0: {other})" for name, (own, other) in pairs.items() if own != other]
     return f"has {', '.join(found)}" if found else "has other code, or variables that steer torch, than process 0"
