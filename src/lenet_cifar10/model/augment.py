@@ -100,14 +100,14 @@ def draw(count: int, section: AugmentSection, generator: torch.Generator) -> Dra
 def apply(images: Tensor, draws: Draws, padding_mode: PaddingMode = "zeros") -> Tensor:
     """Change each image by its own draws.
 
-    With padding_mode "zeros" each result equals, to the bit, that of these functions of `torchvision.transforms.functional`
-    on the Pillow image, all nearest-neighbour: `hflip` if drawn, `rotate`, `affine` with the drawn translation, scale
+    With padding_mode "zeros" each result equals, to the bit, that of these functions of
+    `torchvision.transforms.functional` on the Pillow image, all nearest-neighbour: `hflip` if drawn, `rotate`, `affine` with the drawn translation, scale
     and horizontal shear, then `adjust_brightness`, `adjust_contrast` and `adjust_saturation` in the drawn order.
     The translation is part of the affine map: it moves the picture by whole pixels, after all else and at no cost.
     (A build of Pillow that fuses multiplication and addition, as on some ARM machines, may round a colour otherwise.)
 
-    With padding_mode "symmetric" the same two warps see the picture mirrored at its edges, the edge pixel repeated (NumPy's
-    "symmetric"), over and over, where "zeros" sees black.
+    With padding_mode "symmetric" the same two warps see the picture mirrored at its edges, the edge pixel repeated
+    (NumPy's "symmetric"), over and over, where "zeros" sees black.
 
     Nothing waits for the device: all that depends on a drawn value is decided on the CPU.
 
