@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from lenet_cifar10.common.params import AugmentSection, PaddingMode
 
-SIDE = 32  # pixels; `_mirror` needs a power of two, and all rely on the exact sums that come with it
+SIDE = 32  # pixels; a power of two, which keeps `_mirror` fast, and mean grey values and centers exact
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
 COLOUR_ORDERS = tuple(permutations((BRIGHTNESS, CONTRAST, SATURATION)))
 
@@ -58,7 +58,8 @@ class Draws:
 
     def __getitem__(self, index: slice | NDArray[np.int64] | Tensor) -> "Draws":
         """The draws of some of the images."""
-        return Draws(**{name: values[index] for name, values in vars(self).items()})
+        rows = index if isinstance(index, slice) else np.asarray(index)  # NumPy takes a tensor of one for a number
+        return Draws(**{name: values[rows] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True)
