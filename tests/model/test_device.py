@@ -29,12 +29,6 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     return set_up
 
 
-def run_python(code: str, *options: str, **variables: str) -> str:
-    command = [sys.executable, *options, "-c", code]
-    environment = {"PYTHONPATH": ":".join(sys.path), **variables}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-
-
 @pytest.mark.parametrize(
     ("name", "cuda", "mps", "expected"),
     [
@@ -90,25 +84,13 @@ def test_several_processes_do_not_share_a_gpu(machine: Any, name: str, cuda: int
             device.resolve_device(name)
 
 
-def test_the_settings_are_those_of_repeatable_results() -> None:
-    """In another process, since they are settings of the whole process."""
+@pytest.fixture(scope="module")
+def prepared_process() -> dict[str, Any]:
+    """What another process reports about itself: these are settings of a whole process."""
     code = """
-import json, os, torch
+import json, os, resource, torch
 from lenet_cifar10.model import device
 device.set_deterministic(threads=3)
-print(json.dumps([torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
-    torch.is_deterministic_algorithms_warn_only_enabled(), torch.backends.cudnn.benchmark,
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32, os.environ["CUBLAS_WORKSPACE_CONFIG"]]))
-"""
-    variables = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
-    assert json.loads(run_python(code, **variables)) == [3, True, False, False, False, False, ":4096:8"]
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in their own way")
-def test_freed_memory_is_kept_for_the_next_array() -> None:
-    code = """
-import resource, torch
-from lenet_cifar10.model import device
 device.keep_freed_memory()
 def count_page_faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -116,9 +98,33 @@ def count_page_faults():
         torch.ones(4 << 20)  # 16 MiB: 4,096 pages
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 count_page_faults()
-print(count_page_faults())
+print(json.dumps({
+    "threads": torch.get_num_threads(),
+    "deterministic": torch.are_deterministic_algorithms_enabled(),
+    "only warns": torch.is_deterministic_algorithms_warn_only_enabled(),
+    "flags": [torch.backends.cudnn.benchmark, torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32],
+    "cublas": os.environ["CUBLAS_WORKSPACE_CONFIG"],
+    "page faults": count_page_faults(),
+}))
 """
-    assert int(run_python(code)) < 4000
+    variables = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
+    environment = os.environ | {"PYTHONPATH": ":".join(sys.path)} | variables
+    return json.loads(
+        subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True).stdout
+    )
+
+
+def test_the_settings_are_those_of_repeatable_results(prepared_process: dict[str, Any]) -> None:
+    assert prepared_process["threads"] == 3
+    assert prepared_process["deterministic"]
+    assert not prepared_process["only warns"]
+    assert not any(prepared_process["flags"])
+    assert prepared_process["cublas"] == ":4096:8"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep memory in their own way")
+def test_freed_memory_is_kept_for_the_next_array(prepared_process: dict[str, Any]) -> None:
+    assert prepared_process["page faults"] < 4000
 
 
 def test_the_environment_is_the_same_alone_and_under_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

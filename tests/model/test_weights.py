@@ -1,8 +1,6 @@
 """Weights are read back to the bit, and nothing else is read."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,17 +38,8 @@ def test_weights_and_class_names_are_read_back(tmp_path: Path) -> None:
         assert torch.equal(loaded.state_dict()[name], tensor), name
     images = torch.arange(3072).to(torch.uint8).reshape(1, 3, 32, 32)
     assert torch.equal(loaded(images), model(images))
-
-
-def test_another_process_writes_the_same_bytes(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    save_weights(first, make_model(), NAMES)
-    code = (
-        "import sys, pathlib, lenet_cifar10.model.weights as weights; first, second = map(pathlib.Path, sys.argv[1:])"
-    )
-    code += "; weights.save_weights(second, *weights.load_weights(first))"
-    subprocess.run([sys.executable, "-c", code, first, second], env={"PYTHONPATH": ":".join(sys.path)}, check=True)
-    assert second.read_bytes() == first.read_bytes()
+    save_weights(tmp_path / "again", loaded, names)
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
 def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
@@ -71,7 +60,7 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
         (make_file('["cat", "dog", "\\u001b[31m"]'), "found no list of class names"),
         (make_file("["), "Expecting value"),
         (make_file("[" * 100_000), "recursion"),
-        (make_file(json.dumps(["x"] * 1_000_000)), r"output\.bias: found torch.float32 \(3,\), expected .*1000000"),
+        (make_file(json.dumps(["x"] * 1_000_000)), r"output\.bias': found .* \(3,\), expected .*1000000"),
         (make_file(name="output.bias"), r"output\.bias': found None, expected torch\.float32 \(3,\)"),
         (make_file(name="another", tensor=torch.zeros(1)), r"another': found torch\.float32 \(1,\), expected None"),
         (make_file(name="conv1.bias", tensor=torch.zeros(16).double()), r"conv1\.bias': found torch\.float64"),
