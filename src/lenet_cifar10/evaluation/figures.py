@@ -108,7 +108,7 @@ def draw_mistakes(predictions: pd.DataFrame, images: NDArray[np.uint8], most: in
     for axes, image, actual, predicted, confidence in zip(grid, images[mistakes.index], *columns, strict=False):
         axes.imshow(image.transpose(1, 2, 0), interpolation="nearest")
         axes.set_title(_shorten(actual), fontsize=9, color=BLUE, pad=3, parse_math=False)
-        answer = f"{_shorten(predicted)}\n{confidence:.1%}"
+        answer = f"{_shorten(predicted)}\n{_percent(confidence)}"
         axes.set_xlabel(answer, fontsize=9, color=ORANGE, labelpad=3, parse_math=False)
     handles = [Patch(color=BLUE, label="above: actual class"), Patch(color=ORANGE, label="below: predicted class")]
     title = f"The {len(mistakes)} most confident mistakes on the test set"
@@ -127,9 +127,9 @@ def draw_per_class(classes: pd.DataFrame) -> Figure:
     axes.barh(places, accuracies, height=0.7, color=SKY_BLUE)
     ends = [accuracies - classes["low"], classes["high"] - accuracies]
     axes.errorbar(accuracies, places, xerr=np.maximum(ends, 0), fmt="none", ecolor="black", capsize=3, clip_on=False)
-    axes.axvline(overall, color=ORANGE, linestyle="--", linewidth=2, label=f"all test images: {overall:.1%}")
+    axes.axvline(overall, color=ORANGE, linestyle="--", linewidth=2, label=f"all test images: {_percent(overall)}")
     for place, accuracy in zip(places, accuracies, strict=True):
-        axes.text(1.02, place, f"{accuracy:.1%}", va="center", transform=axes.get_yaxis_transform())
+        axes.text(1.02, place, _percent(accuracy), va="center", transform=axes.get_yaxis_transform())
     axes.set_yticks(places, [_shorten(name) for name in classes["class"]], parse_math=False)
     axes.set(xlim=(0, 1), ylim=(len(classes) - 0.4, -0.6), title="Test accuracy by class, with 95 % intervals")
     axes.xaxis.set_major_formatter(_PERCENT)
@@ -146,7 +146,8 @@ def draw_calibration(bins: pd.DataFrame) -> Figure:
     intervals = [wilson_interval(round(a * n), int(n)) for a, n in zip(accuracies, counts, strict=True)]
     ends = [accuracies - [part.low for part in intervals], [part.high for part in intervals] - accuracies]
     figure = Figure(figsize=(_WIDTH, 4.8), layout="constrained")
-    figure.suptitle(f"Expected calibration error on the test set: {expected_calibration_error(bins):.1%}", fontsize=12)
+    error = _percent(expected_calibration_error(bins))
+    figure.suptitle(f"Expected calibration error on the test set: {error}", fontsize=12)
     diagram, histogram = figure.subplots(1, 2)
     diagram.plot([0, 1], [0, 1], "--", color="grey", label="confidence = accuracy")
     bars = {"fmt": "o", "color": BLUE, "capsize": 3, "clip_on": False}
@@ -176,6 +177,10 @@ def _empty_grid(figure: Figure, count: int) -> list[Axes]:
         axes.set(frame_on=False, xticks=[], yticks=[])
         axes.tick_params(length=0)
     return grid
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
 def _shorten(name: str) -> str:
