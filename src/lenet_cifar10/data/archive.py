@@ -181,7 +181,7 @@ def _check_class_names(content: Any) -> tuple[str, ...]:
         ):
             return tuple(name.decode("ascii") for name in names)
     raise _ArchiveError(
-        f"{META_MEMBER}: expected label_names, a list of 2 to 256 different names, each 1 to 100 printable ASCII characters"
+        f"{META_MEMBER}: expected label_names, 2 to 256 different names of 1 to 100 printable ASCII characters"
     )
 
 
