@@ -22,11 +22,12 @@ from typer.testing import CliRunner, Result
 from lenet_cifar10.commands.predict import find_files, predict, printable, rank, read_image
 from lenet_cifar10.common.params import ModelSection
 from lenet_cifar10.common.stage import UserError
-from lenet_cifar10.model import device
+from lenet_cifar10.model import device, scoring
 from lenet_cifar10.model.lenet import LeNet
-from lenet_cifar10.model.weights import save_weights
+from lenet_cifar10.model.weights import load_weights, save_weights
 
 NAMES = ("cat", "dog", "frog", "ship")
+COMMIT = ["git", "-c", "user.name=A", "-c", "user.email=a@b", "commit", "--quiet", "--message", "Weights"]
 RANDOM = np.random.default_rng(0)
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 QUARTERS = Image.new("RGB", (60, 40))
@@ -251,23 +252,6 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
         read_image(str(tmp_path / "huge"))
 
 
-def test_damaged_files_are_read_or_refused_in_one_printable_line(tmp_path: Path) -> None:
-    samples = [encode(QUARTERS.convert("L" if format == "PPM" else "RGB"), format) for format in FORMATS]
-    refusals: list[str] = []
-    for number in range(300):
-        content = bytearray(samples[number % len(samples)])
-        for position in RANDOM.integers(0, min(len(content), 400), 6):
-            content[position] = RANDOM.integers(256)
-        try:
-            assert read(tmp_path, bytes(content)).shape == (3, 32, 32)
-        except UserError as error:
-            refusals.append(str(error))
-    assert 30 < len(refusals) < 300
-    assert all(message.isprintable() for message in refusals)
-
-
-FORMATS = ("PNG", "GIF", "JPEG", "TIFF", "BMP", "WEBP", "PPM", "TGA", "ICO", "JPEG2000", "PCX", "SGI")
-
 # Names and patterns
 
 
@@ -383,10 +367,41 @@ def test_only_unreadable_files_give_an_empty_list(call: Callable[..., Result], p
     assert (result.exit_code, json.loads(result.stdout)) == (1, [])
 
 
-def test_predictions_do_not_depend_on_the_other_files(call: Callable[..., Result], photos: Path, weights: Path) -> None:
-    together = json.loads(call("photos", "--weights", weights, "--json").stdout)
-    alone = [json.loads(call(row["file"], "--weights", weights, "--json").stdout)[0] for row in together]
-    assert together == alone
+def test_the_predictions_are_those_of_the_network_on_the_same_pixels(
+    call: Callable[..., Result], tmp_path: Path, weights: Path
+) -> None:
+    images = RANDOM.integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
+    for number, image in enumerate(images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{number:02}.png")
+    network, names = load_weights(weights)
+    expected = rank(scoring.predict(network, torch.from_numpy(images)), names, 1)
+    rows = json.loads(call(tmp_path, "--weights", weights, "--top", "1", "--json").stdout)
+    assert [row["predictions"][0]["class"] for row in rows] == [best[0]["class"] for best in expected]
+    found, wanted = (
+        [guess[0]["probability"] for guess in guesses] for guesses in ([r["predictions"] for r in rows], expected)
+    )
+    assert found == pytest.approx(wanted, abs=2e-6)
+
+
+def test_the_weights_are_those_of_the_workspace_or_of_a_revision(
+    call: Callable[..., Result], photos: Path, weights: Path
+) -> None:
+    expected = call("photos", "--weights", weights, "--json").stdout
+    path = Path("data/model/lenet.safetensors")
+    path.parent.mkdir(parents=True)
+    weights.rename(path)
+    for words in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"], ["git", "add", "data"], COMMIT):
+        subprocess.run(
+            words, check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        )
+    assert call("photos", "--json").stdout == expected
+    save_weights(path, LeNet(ModelSection(dropout=0.5), 2), ("left", "right"))
+    assert "left" in call("photos").stdout
+    path.unlink()
+    assert call("photos", "--rev", "HEAD", "--json").stdout == expected
+    assert f"Predictions of {path} in HEAD" in call("photos", "--rev", "HEAD").stdout
+    assert f"{path}: not found; run dvc pull" in str(call("photos").exception)
+    assert "nowhere: is no commit" in str(call("photos", "--rev", "nowhere").exception)
 
 
 @pytest.mark.parametrize(

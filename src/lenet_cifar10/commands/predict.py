@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from lenet_cifar10.common import console
 from lenet_cifar10.common.stage import UserError
@@ -104,7 +104,7 @@ def predict(
 
 
 def find_files(name: str) -> list[str]:
-    """The files that a file's name, a folder's or a pattern stands for, sorted.
+    """The name of a file, a folder or a pattern -> the files that it stands for, sorted.
 
     Raises:
         UserError: there is none, or the folder may not be read.
@@ -147,14 +147,11 @@ def read_image(file: str) -> "Tensor":
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return preprocess(_decode(path.read_bytes()))
     except Exception as error:  # damaged bytes lead Pillow's readers into exceptions of a dozen types
-        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.strerror:
-            reason = error.strerror
-        limit = f"{(Image.MAX_IMAGE_PIXELS or 0) // 1_000_000} megapixels"
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            reason = "unknown format"
         raise UserError(
-            printable(
-                f"{file}: is not an image that can be read ({reason}); save it as a PNG or JPEG of at most {limit}"
-            )
+            printable(f"{file}: is not an image that can be read ({reason}); save it anew as PNG or JPEG, or smaller")
         ) from None
 
 
@@ -165,21 +162,24 @@ def preprocess(image: Image.Image) -> "Tensor":
         ValueError: its values are floats.
     """
     import numpy as np
-    from torchvision.transforms import v2
+    import torch
 
     with suppress(Exception):  # of a damaged EXIF; in place the pixels are turned before Pillow writes the EXIF anew
         ImageOps.exif_transpose(image, in_place=True)
-    square: Image.Image = v2.CenterCrop(min(image.size))(image)
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
     if square.mode[0] == "F":
         raise ValueError("its values are floats, for which no white is agreed")
     if square.mode[0] == "I":  # 16 bits: Pillow's own conversion would cut off what is above 255
-        square = Image.fromarray((np.array(square) / 257).round().clip(0, 255).astype(np.uint8))
+        square = Image.fromarray((np.asarray(square, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
     # Pillow does not see the transparency of some palettes, such as those of ICNS files.
-    square = square.convert("RGBA" if square.mode == "P" or square.has_transparency_data else "RGB")
-    square = v2.Resize([SIDE, SIDE], v2.InterpolationMode.BICUBIC)(square)
-    if square.mode == "RGBA":
-        square = Image.alpha_composite(Image.new("RGBA", square.size, "white"), square).convert("RGB")
-    return v2.functional.pil_to_tensor(square)
+    mode = "RGBA" if square.mode == "P" or square.has_transparency_data else "RGB"
+    square = square if square.mode == mode else square.convert(mode)  # which copies it
+    square = square.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    if mode == "RGBA":
+        square = Image.alpha_composite(Image.new(mode, square.size, "white"), square).convert("RGB")
+    return torch.from_numpy(np.array(square).transpose(2, 0, 1))
 
 
 def rank(logits: "Tensor", class_names: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
@@ -230,7 +230,7 @@ def _decode(content: bytes) -> Image.Image:
         # Without its end marker Pillow refuses a whole JPEG; with one it accepts half a JPEG. No pixel of a whole one
         # comes from what is put between.
         image = _load(content + _JPEG_END)
-        if image.tobytes() != _load(content + _JPEG_FILLER + _JPEG_END).tobytes():
+        if ImageChops.difference(image, _load(content + _JPEG_FILLER + _JPEG_END)).getbbox():
             raise
         return image
 
