@@ -32,6 +32,7 @@ def test_outputs_have_the_documented_columns_and_agree_with_each_other(pipeline:
     assert list(history[0]) == columns
     assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
     train, test = read_metrics(pipeline, "train"), read_metrics(pipeline, "test")
+    assert len(train | test) == len(train) + len(test) <= 12  # what a person reads, and no name twice
     assert train == {"epochs": 6} | {name: float(history[-1][name]) for name in columns[1:5]}
 
     predictions = read_rows(pipeline / "plots/predictions.csv")
@@ -69,9 +70,6 @@ def test_the_five_commands(project_copy: Path) -> None:
     assert stages_run(result) == ["train", "evaluate", "report"]
 
     difference = json.loads(run(project_copy, "dvc", "metrics", "diff", "--json").stdout)
-    figures = [name for metrics in difference.values() for name in metrics]
-    assert {"validation_accuracy", "test_accuracy"} <= set(figures)
-    assert len(figures) == len(set(figures)) <= 12  # what a person reads, and no name in both files
     assert difference["metrics/train.json"]["train_loss"]["new"] == read_metrics(project_copy, "train")["train_loss"]
 
     page = project_copy.parent / "page"
@@ -190,7 +188,9 @@ def test_queued_and_copied_experiments_run_the_code_of_their_time_and_give_the_s
     broken.write_text('raise RuntimeError("the code of later ran")\n')
     assert "the code of later ran" in run(project_copy, "dvc", "exp", "run", "--temp", check=False).stderr
     run(project_copy, "dvc", "queue", "start", "--jobs", "2")
-    while re.search("Running|Queued", status := run(project_copy, "dvc", "queue", "status").stdout):
+    for _ in range(180):
+        if not re.search("Running|Queued", status := run(project_copy, "dvc", "queue", "status").stdout):
+            break
         time.sleep(1)
     assert status.count("Success") == 2
     run(project_copy, "git", "restore", ".")
