@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lenet_cifar10.data.synthetic import write_archive
 
 from lenet_cifar10.common.files import hash_file
 from lenet_cifar10.common.yaml import parse_yaml
+from lenet_cifar10.data.synthetic import write_archive
 
 SOURCE = Path(__file__).resolve().parent.parent
 STAGES = ("download", "prepare", "train", "evaluate", "report")
