@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lenet_cifar10.common.params import AugmentSection, PaddingMode
+from lenet_cifar10.common.randomness import make_generator
 
 SIDE = 32  # pixels; a power of two, which keeps `_mirror` fast, and mean grey values and centers exact
 BRIGHTNESS, CONTRAST, SATURATION = range(3)
@@ -102,6 +103,12 @@ def draw(count: int, section: AugmentSection, generator: torch.Generator) -> Dra
         colour_order=np.array(COLOUR_ORDERS)[(uniform[:, 7] * len(COLOUR_ORDERS)).astype(np.int64)],
         translation=(uniform[:, 8:10] * (2 * reach + 1)).astype(np.int64) - reach,
     )
+
+
+def plan_epoch(count: int, seed: int, epoch: int, section: AugmentSection) -> tuple[Tensor, Draws]:
+    """The order of an epoch's images, int64 (N,), and the changes to each in that order."""
+    order = torch.randperm(count, generator=make_generator(seed, epoch, "order"))
+    return order, draw(count, section, make_generator(seed, epoch, "augmentation"))
 
 
 def apply(images: Tensor, draws: Draws, padding_mode: PaddingMode = "zeros") -> Tensor:
