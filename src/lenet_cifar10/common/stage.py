@@ -46,7 +46,9 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except UserError as error:
-        _end(1, "\n".join(f"error: {line}" for line in str(error).splitlines()))
+        # A name out of a file could steer the terminal.
+        lines = (line if line.isprintable() else ascii(line) for line in str(error).splitlines())
+        _end(1, "\n".join(f"error: {line}" for line in lines))
     except OSError as error:  # such as a full disk or a missing permission: the system names the cause and the file
         if error.errno is None:
             raise
@@ -72,7 +74,9 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 def _end(status: int, message: str) -> NoReturn:
     if not is_main_process():
         # Where all processes have the same to say, torchrun ends this one as soon as the main process has said it.
-        time.sleep(1)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        time.sleep(3)
     print(message, file=sys.stderr, flush=True)
     sys.exit(status)
 
