@@ -48,16 +48,17 @@ def run(main: Callable[[], object]) -> None:
     except UserError as error:
         # A name out of a file could steer the terminal.
         lines = (line if line.isprintable() else ascii(line) for line in str(error).splitlines())
-        _end(1, "\n".join(f"error: {line}" for line in lines))
+        _fail("\n".join(f"error: {line}" for line in lines))
     except OSError as error:  # such as a full disk or a missing permission: the system names the cause and the file
         if error.errno is None:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        _end(1, f"error: {place}{error.strerror}; fix this and run the same command again")
+        _fail(f"error: {place}{error.strerror}; fix this and run the same command again")
     except _Stopped as stop:
-        _end(
-            128 + stop.number, f"stopped by {signal.Signals(stop.number).name}; run the same command again to continue"
-        )
+        if is_main_process():
+            name = signal.Signals(stop.number).name
+            print(f"stopped by {name}; run the same command again to continue", file=sys.stderr, flush=True)
+        sys.exit(128 + stop.number)
 
 
 def is_main_process() -> bool:
@@ -71,14 +72,13 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise _Stopped(number)
 
 
-def _end(status: int, message: str) -> NoReturn:
+def _fail(message: str) -> NoReturn:
     if not is_main_process():
         # Where all processes have the same to say, torchrun ends this one as soon as the main process has said it.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(3)
     print(message, file=sys.stderr, flush=True)
-    sys.exit(status)
+    sys.exit(1)
 
 
 def _lock_folder() -> None:

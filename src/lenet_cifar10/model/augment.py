@@ -143,11 +143,13 @@ def apply(images: Tensor, draws: Draws, padding_mode: PaddingMode = "zeros") -> 
 
 
 def tabulate(draws: Draws) -> Tables:
-    """The tables that turn `apply_tables` into `apply`; they can be made before the images are there."""
-    moves = draws.flip.any() or draws.angle.any() or draws.shear.any() or draws.translation.any()
+    """The tables with which `apply_tables` does what `apply` does; they need no images, so they can be made ahead."""
+    moved = draws.flip.any() or draws.angle.any() or draws.shear.any() or draws.translation.any()
+    warped = moved or (draws.scale != 1).any()
+    blended = (draws.factors != 1).any()
     return Tables(
-        warp=_tabulate_warp(draws) if moves or (draws.scale != 1).any() else None,
-        blend=_tabulate_blend(draws) if (draws.factors != 1).any() else None,
+        warp=np.concatenate([*_tabulate_affine(draws), _tabulate_rotation(draws)], axis=1) if warped else None,
+        blend=_tabulate_blend(draws) if blended else None,
     )
 
 
@@ -171,13 +173,11 @@ def apply_tables(images: Tensor, tables: Tables, padding_mode: PaddingMode) -> T
     return output
 
 
-def _tabulate_warp(draws: Draws) -> NDArray[np.int32]:
-    """All sums are in float64 and in the order of the originals, so that they round alike."""
-    return np.concatenate([*_tabulate_affine(draws), _tabulate_rotation(draws)], axis=1)
-
-
 def _tabulate_affine(draws: Draws) -> tuple[NDArray, NDArray, NDArray]:
-    """The map of torchvision's `affine`: source x in row 0 (N, 32), source y (N, 32), step in x per row (N, 1)."""
+    """The map of torchvision's `affine`: source x in row 0 (N, 32), source y (N, 32), step in x per row (N, 1).
+
+    Sums here and below have the order of the originals, in float64, so that they round alike.
+    """
     shift_x, shift_y = draws.translation.T
     zoom = 1.0 / draws.scale
     slant = np.array([math.tan(shear) for shear in np.radians(draws.shear).tolist()]) / draws.scale
