@@ -398,21 +398,10 @@ def test_a_hostile_archive_costs_little_memory_and_ends_in_one_line(tmp_path: Pa
 
 
 def mutate(content: bytes, chance: random.Random) -> bytes:
-    """Change, remove, repeat or insert a few bytes."""
-    changed = bytearray(content)
-    for _ in range(chance.randint(1, 4)):
-        place = chance.randrange(len(changed) + 1)
-        length = chance.choice((1, 1, 2, 4, 50))
-        match chance.randrange(4):
-            case 0:
-                changed[place : place + length] = chance.randbytes(length)
-            case 1:
-                del changed[place : place + length]
-            case 2:
-                changed[place:place] = changed[place : place + length]
-            case 3:
-                changed[place:place] = chance.choice((b"\x85", b"R", b"b", b"(", b"q\0", b"h\1", b"\xff\xff\xff\xff"))
-    return bytes(changed)
+    """Replace a few bytes by others."""
+    place, length = chance.randrange(len(content)), chance.choice((0, 1, 4, 50))
+    others = chance.choice((b"", b"\x85", b"R", b"b", b"(", b"q\0", b"h\1", b"\xff\xff\xff\xff", chance.randbytes(2)))
+    return content[:place] + others + content[place + length :]
 
 
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")  # of pickletools, about text that is then refused
