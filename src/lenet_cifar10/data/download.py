@@ -157,7 +157,7 @@ def _explain(error: Exception) -> str:
         if words := getattr(cause, "strerror", None):
             return f"{proxy}{words}"
         cause = cause.__cause__ or cause.__context__
-    return f"{proxy}no connection, or a dropped one"
+    return f"{proxy}dropped the connection"
 
 
 def _copy(source: Path, sha256: str, path: Path) -> None:
