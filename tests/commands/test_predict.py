@@ -426,7 +426,7 @@ def test_a_missing_device_and_foreign_weights_are_refused(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "--device: found cuda" in str(call("photos", "--weights", weights, "--device", "cuda").exception)
     weights.write_bytes(b"noise" * 100)
-    assert "is no safetensors file" in str(call("photos", "--weights", weights).exception)
+    assert "is not a model of this project" in str(call("photos", "--weights", weights).exception)
 
 
 def test_help_imports_nothing_heavy() -> None:
