@@ -164,7 +164,7 @@ def list_experiments(root: Path) -> set[str]:
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[int]:
-    """Let one experiment run at a time: what DVC starts it from is in one place that all its processes share."""
+    """Let one experiment run at a time: while DVC starts one, the workspace lacks the changes that the next one needs."""
     number = os.open(folder, os.O_RDONLY)
     try:
         try:

@@ -149,16 +149,8 @@ def open_study(url: str, name: str, grace_seconds: int = GRACE_SECONDS) -> Itera
     """
     try:
         yield _open(url, name, grace_seconds)
-    except (SQLAlchemyError, StorageInternalError, _DatabaseError) as error:
-        cause: BaseException = error
-        while cause.__cause__:  # Optuna's error, SQLAlchemy's, the driver's
-            cause = cause.__cause__
-        reason = " ".join(str(cause).split())
-        raise UserError(f"--study: the database cannot be used ({reason}); fix this and run the same command") from None
-
-
-class _DatabaseError(Exception):
-    pass
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise _unusable(error) from None
 
 
 def _open(url: str, name: str, grace_seconds: int) -> optuna.Study:
@@ -170,8 +162,14 @@ def _open(url: str, name: str, grace_seconds: int) -> optuna.Study:
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=_MOST_DEATHS),
         )
         return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    except (ImportError, RuntimeError) as error:  # no driver; a database of another version of Optuna
-        raise _DatabaseError from error
+    except (ImportError, RuntimeError, ValueError) as error:  # no driver, a database of another Optuna, a wrong port
+        raise _unusable(error) from None
+
+
+def _unusable(error: BaseException) -> UserError:
+    while error.__cause__:  # Optuna's error, SQLAlchemy's, the driver's
+        error = error.__cause__
+    return UserError(f"--study: the database cannot be used ({' '.join(str(error).split())}); fix this and try again")
 
 
 def run_trials(
