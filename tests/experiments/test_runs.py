@@ -147,7 +147,7 @@ def test_code_that_changes_after_the_name_was_made_is_not_run(small_project: Pat
     configuration = configure(small_project, {})
     with (small_project / "stages/train.py").open("a") as file:
         file.write("# changed\n")
-    with pytest.raises(UserError, match="the code or params.yaml was changed meanwhile"):
+    with pytest.raises(UserError, match=r"the code or params\.yaml was changed meanwhile"):
         measure(small_project, configuration, "late")
     assert list_experiments(small_project) == set()
 

@@ -109,7 +109,7 @@ def test_seeds_that_fail_are_told_with_their_logs() -> None:
         (["--versus", "params.yaml:seed=3"], "this command varies the seed"),
         (["--versus", "train.epochs=20"], "is the same configuration"),
         (["-S", "train.epochs=0"], "train.epochs: found 0"),
-        (["--first", "4294967295"], "would be above 4294967295"),
+        (["--first", "4294967295"], "--first: seed: found 4294967296"),
     ],
 )
 def test_a_mistake_is_told_before_anything_runs(words: list[str], message: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from lenet_cifar10.common.console import say_aside
 from lenet_cifar10.common.files import hash_file, parse_json
@@ -29,7 +29,7 @@ FOLDER = Path(".checkpoints/experiments")  # Git and DVC ignore it
 
 _DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 _METRICS = ("metrics/train.json", "metrics/test.json")
-_PATIENCE_SECONDS = 10.0  # for a stage to save its state and for DVC to remove its copy
+_PATIENCE_SECONDS = 10.0
 
 
 class FailedRunError(UserError):
@@ -75,7 +75,7 @@ def configure(root: Path, settings: Mapping[str, Any]) -> Configuration:
     """
     if not str(root).isascii():
         raise UserError(f"{root}: the path must be ASCII (a DVC limitation); move the project to another folder")
-    if _git(root, "rev-parse", "--is-shallow-repository", "HEAD").startswith("true"):
+    if _read(root, "git", "rev-parse", "--is-shallow-repository", "HEAD").startswith("true"):
         raise UserError(f"{root}: is a shallow clone, where DVC loses experiments; run git fetch --unshallow")
     return Configuration(_hash_code(root), {}, load_params(root / "params.yaml")).having(settings)
 
@@ -127,26 +127,9 @@ def run_experiment(root: Path, configuration: Configuration, name: str) -> None:
         if configure(root, configuration.settings).digest() != configuration.digest():
             raise UserError(f"{root}: the code or params.yaml was changed meanwhile; undo this, or start again with it")
         say_aside(f"{name}: runs; its output is in {log}")
-        settings = [
-            f"--set-param={key}={json.dumps(value, ensure_ascii=False)}"
-            for key, value in configuration.settings.items()
-        ]
-        with (
-            (root / log).open("wb") as output,
-            _ended_as_a_group(
-                subprocess.Popen(
-                    [*_DVC, "exp", "run", "--temp", "--name", name, *settings],
-                    cwd=root,
-                    env=_environment(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    pass_fds=[turn],  # should this process be killed, dvc keeps its turn until it ends
-                )
-            ) as process,
-        ):
-            status = process.wait()
+        settings = [f"-S{key}={json.dumps(value, ensure_ascii=False)}" for key, value in configuration.settings.items()]
+        with (root / log).open("wb") as output:
+            status = _call([*_DVC, "exp", "run", "--temp", "--name", name, *settings], root, output, turn)
     if status:
         lines = (root / log).read_text("utf-8", errors="replace").splitlines()
         reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -159,12 +142,12 @@ def list_experiments(root: Path) -> set[str]:
     Raises:
         UserError: dvc failed.
     """
-    return set(_read([*_DVC, "exp", "list", "--all-commits", "--name-only"], root).split())
+    return set(_read(root, *_DVC, "exp", "list", "--all-commits", "--name-only").split())
 
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[int]:
-    """Let one experiment run at a time: while DVC starts one, the workspace lacks the changes that the next one needs."""
+    """Let one experiment run at a time: while DVC starts one, it sets the workspace's changes aside."""
     number = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -179,13 +162,22 @@ def _turn(folder: Path) -> Iterator[int]:
         os.close(number)
 
 
-@contextmanager
-def _ended_as_a_group(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """End dvc and its stages with the block: at SIGINT a stage saves its state and DVC removes its copy."""
+def _call(command: Sequence[str], root: Path, output: IO[bytes], turn: int) -> int:
+    """Run dvc in a process group of its own, all of which ends when this is stopped; its status."""
+    process = subprocess.Popen(
+        command,
+        cwd=root,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        pass_fds=[turn],  # should this process be killed, dvc keeps its turn until it ends
+    )
     try:
-        yield process
+        return process.wait()
     finally:
-        for number in (signal.SIGINT, signal.SIGKILL):
+        for number in (signal.SIGINT, signal.SIGKILL):  # after the first the stage saves its state, DVC tidies up
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, number)
             with suppress(subprocess.TimeoutExpired):
@@ -204,7 +196,7 @@ def _hash_code(root: Path) -> str:
     needed = {path for stage in stages for path in stage.get("deps", [])}
     written = [entry for stage in stages for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
     code = needed.difference(*([entry] if isinstance(entry, str) else entry for entry in written))
-    paths = _git(root, "ls-files", "-z", "--", "dvc.yaml", *sorted(code)).split("\0")
+    paths = _read(root, "git", "ls-files", "-z", "--", "dvc.yaml", *sorted(code)).split("\0")
     return _hash({path: hash_file(root / path) for path in paths if (root / path).is_file()})
 
 
@@ -212,12 +204,8 @@ def _hash(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _git(root: Path, *words: str) -> str:
-    return _read(["git", *words], root)
-
-
-def _read(command: Sequence[str], root: Path) -> str:
-    """What a command prints.
+def _read(root: Path, *command: str) -> str:
+    """What a command prints in the project's folder.
 
     Raises:
         UserError: it failed.

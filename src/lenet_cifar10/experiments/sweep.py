@@ -22,11 +22,10 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization import matplotlib as pictures
-from pydantic import Field, ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from lenet_cifar10.common.console import say_aside, show_figure
-from lenet_cifar10.common.params import Section, flatten
+from lenet_cifar10.common.params import flatten
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.common.yaml import parse_yaml
 from lenet_cifar10.experiments.runs import Configuration, FailedRunError
@@ -46,17 +45,6 @@ warnings.filterwarnings("ignore", category=ExperimentalWarning)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class _Range(Section):
-    low: float
-    high: float
-    log: bool = False
-    step: float | None = None
-
-
-class _Choices(Section):
-    choices: list[bool | int | float | str] = Field(min_length=2)
-
-
 @dataclass(frozen=True)
 class Space:
     """The configuration that trials start from, and a range or choices for each parameter that is searched."""
@@ -73,7 +61,7 @@ class Space:
         """A trial's configuration.
 
         Raises:
-            UserError: the values do not go together.
+            FailedRunError: each value is right, but not beside the others.
         """
         known, values = flatten(self.base.params), {}
         for key, entry in self.ranges.items():
@@ -83,7 +71,10 @@ class Space:
                 values[key] = trial.suggest_int(key, **entry)
             else:
                 values[key] = trial.suggest_float(key, **entry)
-        return self.base.having(values, self.source)
+        try:
+            return self.base.having(values, self.source)
+        except UserError as error:
+            raise FailedRunError(str(error)) from None
 
 
 def read_space(path: Path, configuration: Configuration) -> Space:
@@ -102,42 +93,42 @@ def read_space(path: Path, configuration: Configuration) -> Space:
     ranges = {key: entry for key, entry in entries.items() if isinstance(entry, dict)}
     if not ranges:
         raise UserError(f"{path}: has no range, so there is nothing to search")
-    base = configuration.having({key: entries[key] for key in entries if key not in ranges}, str(path))
-    mistakes: dict[str, None] = {}  # each once, in their order
+    base = configuration.having({key: entry for key, entry in entries.items() if key not in ranges}, str(path))
+    mistakes = []
     for key, entry in ranges.items():
         try:
             _check(key, entry, base, str(path))
         except UserError as error:
-            mistakes |= dict.fromkeys(str(error).splitlines())
-        except ValidationError as error:
-            lines = [f"{path}: {key}: {'.'.join(map(str, m['loc']))}: {m['msg']}" for m in error.errors()]
-            mistakes |= dict.fromkeys(lines)
-        except (ValueError, UserWarning) as error:  # Optuna's
-            mistakes[f"{path}: {key}: {error}"] = None
+            mistakes.append(str(error))
+        except (ArithmeticError, TypeError, ValueError, UserWarning) as error:  # Optuna's
+            mistakes.append(f"{path}: {key}: {error}")
     if mistakes:
         raise UserError("\n".join(mistakes))
     return Space(base, ranges, str(path))
 
 
 def _check(key: str, entry: dict[str, Any], base: Configuration, source: str) -> None:
-    """Check a range's own words, then its ends, or each choice, beside the other parameters."""
+    """Check what a range may be, and that its ends, or its choices, are right beside the other parameters."""
     if not key.startswith(_SEARCHED):
         raise UserError(f"{source}: {key}: cannot be searched (only augment, model and train can); give it one value")
-    if "choices" in entry:
-        for choice in _Choices.model_validate(entry).choices:
-            base.having({key: choice}, source)
-        return
-    found = _Range.model_validate(entry)
-    for end in (entry["low"], entry["high"]):
-        base.having({key: end}, source)
-    value = flatten(base.params)[key]
-    if isinstance(value, bool | str):
-        raise UserError(f"{source}: {key}: is not a number; write {{choices: [...]}}")
-    if isinstance(value, int) and not isinstance(entry.get("step", 1), int):
-        raise UserError(f"{source}: {key}: is a whole number; found step {found.step}, expected a whole number")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)  # a range that is no whole number of steps
-        (IntDistribution if isinstance(value, int) else FloatDistribution)(**entry)
+    match entry:
+        case {"choices": [_, _, *_] as values, **options} if not options:
+            pass
+        case {"low": int() | float() as low, "high": int() | float() as high, **options} if _are_sound(options):
+            values = [low, high, low + options.get("step", 0)]
+        case _:
+            forms = "{low: 1, high: 5}, perhaps with log: true or step: 2, or {choices: [1, 5]}"
+            raise UserError(f"{source}: {key}: found {entry}, expected {forms}")
+    for value in values:
+        base.having({key: value}, source)
+    if "choices" not in entry:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # a range that is no whole number of steps
+            (IntDistribution if isinstance(flatten(base.params)[key], int) else FloatDistribution)(**entry)
+
+
+def _are_sound(options: dict[str, Any]) -> bool:
+    return options.keys() <= {"log", "step"} and isinstance(options.get("log", False), bool)
 
 
 @contextmanager
@@ -189,7 +180,7 @@ def run_trials(
         before = [other.state for other in study.get_trials(deepcopy=False) if other.number < trial.number]
         study.sampler = TPESampler(seed=sum(state != TrialState.FAIL for state in before))
         try:
-            name, score = measure(_suggest(space, trial))
+            name, score = measure(space.suggest(trial))
         except FailedRunError as error:
             trial.set_user_attr("failure", str(error))
             raise TrialPruned from error
@@ -215,13 +206,6 @@ def run_trials(
 
     if len(study.get_trials(deepcopy=False, states=FINISHED)) < number:
         study.optimize(objective, callbacks=[report, MaxTrialsCallback(number, FINISHED)])
-
-
-def _suggest(space: Space, trial: Trial) -> Configuration:
-    try:
-        return space.suggest(trial)
-    except UserError as error:  # each value is right, but not beside the others
-        raise FailedRunError(str(error)) from None
 
 
 def rank(study: optuna.Study) -> list[FrozenTrial]:
