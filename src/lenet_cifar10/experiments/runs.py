@@ -29,7 +29,7 @@ FOLDER = Path(".checkpoints/experiments")  # Git and DVC ignore it
 
 _DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
 _METRICS = ("metrics/train.json", "metrics/test.json")
-_PATIENCE_SECONDS = 10.0
+_PATIENCE_SECONDS = 30.0
 
 
 class FailedRunError(UserError):
