@@ -140,7 +140,6 @@ def test_a_failed_experiment_tells_the_reason_and_the_log(small_project: Path) -
     (small_project / "stages/train.py").write_text("import nothing_like_that\n")
     with pytest.raises(FailedRunError, match=rf"^dvc ended with 255; see {log}$"):
         measure(small_project, configure(small_project, {}), "failing")
-    assert list_experiments(small_project) == set()
 
 
 def test_code_that_changes_after_the_name_was_made_is_not_run(small_project: Path) -> None:
@@ -149,7 +148,7 @@ def test_code_that_changes_after_the_name_was_made_is_not_run(small_project: Pat
         file.write("# changed\n")
     with pytest.raises(UserError, match=r"the code or params\.yaml was changed meanwhile"):
         measure(small_project, configuration, "late")
-    assert list_experiments(small_project) == set()
+    assert not (small_project / FOLDER / "late.log").exists()
 
 
 def test_an_experiment_waits_for_the_one_that_runs(small_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +162,7 @@ def test_an_experiment_waits_for_the_one_that_runs(small_project: Path, capsys: 
         assert thread.is_alive()
         time.sleep(0.05)
     assert message == "another experiment runs in this clone; waiting for its end\n"
-    assert list_experiments(small_project) == set()
+    assert not (small_project / FOLDER / "second.log").exists()
     os.close(other)
     thread.join()
     assert list_experiments(small_project) == {"second"}
@@ -197,4 +196,3 @@ def test_a_stop_ends_dvc_and_the_stage_and_leaves_no_copy(small_project: Path) -
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
     assert list((small_project / ".dvc/tmp/exps/standalone").glob("tmp*")) == []
-    assert list_experiments(small_project) == set()
