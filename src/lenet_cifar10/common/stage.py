@@ -18,7 +18,7 @@ class UserError(Exception):
     """
 
 
-class _Stopped(BaseException):
+class Stopped(BaseException):
     """SIGINT or SIGTERM has arrived; not an Exception, so that nothing on the way out takes it for an error."""
 
     def __init__(self, number: int) -> None:
@@ -52,7 +52,7 @@ def run(main: Callable[[], object]) -> None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         _end(1, f"error: {place}{error.strerror}; fix this and run the same command again")
-    except _Stopped as stop:
+    except Stopped as stop:
         _end(
             128 + stop.number, f"stopped by {signal.Signals(stop.number).name}; run the same command again to continue"
         )
@@ -66,7 +66,7 @@ def is_main_process() -> bool:
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)  # one is enough
-    raise _Stopped(number)
+    raise Stopped(number)
 
 
 def _end(status: int, message: str) -> NoReturn:
