@@ -26,6 +26,7 @@ TITLES = {
     "confusion": "Confusion matrix in images: actual against predicted classes",
     "mistakes": "The most confident mistakes on the test set",
 }
+SEED = "Seed"  # a figure of one run; beside others it is one of the parameters
 COLOURS = 6  # as many as the page has, and people can tell apart
 SECONDS = 3  # between two looks at the files, and between two loads of the page
 
@@ -40,11 +41,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Run:
-    """What the page says of a revision; `hidden` are the files that are of an earlier training."""
+    """What the page shows of a revision. A text is empty if it is not known; `hidden` files are of an earlier training."""
 
     number: int
     name: str
-    facts: list[str]
+    commit: str
+    data: str
+    device: str
     state: str
     figures: dict[str, Figure]
     params: dict[str, Any]
@@ -102,7 +105,10 @@ def _watch(path: Path, names: list[str]) -> None:
             state = [(file, file.stat().st_mtime_ns) for file in files if file.exists()]
             if state != seen:
                 seen = state
-                _write(path, names, SECONDS)
+                try:
+                    _write(path, names, SECONDS)
+                except UserError as error:  # a file may change while it is read: the page stays as it was
+                    say(f"waiting: {error}")
             time.sleep(SECONDS)
     except KeyboardInterrupt:
         return
@@ -111,17 +117,17 @@ def _watch(path: Path, names: list[str]) -> None:
 def _write(path: Path, names: list[str], refresh_seconds: int = 0) -> None:
     from lenet_cifar10.commands.html import render
     from lenet_cifar10.common.files import atomic_write
-    from lenet_cifar10.experiments.revisions import describe_data, differing_params
+    from lenet_cifar10.experiments.revisions import differing_params
 
     runs = [_read_run(number, name) for number, name in enumerate(names, 1)]
-    data = {describe_data(name) for name in names}
+    data = {run.data for run in runs}
     heading = f"LeNet on {data.pop()}" if len(data) == 1 and not any("," in one for one in data) else "LeNet"
     charts, pictures = _draw(runs)
     html = render(
         "page.html",
         heading=heading,
         runs=runs,
-        labels=list(dict.fromkeys(label for run in runs for label in run.figures)),
+        labels=list(dict.fromkeys(label for run in runs for label in run.figures if label != SEED)),
         params=differing_params([run.params for run in runs]),
         charts=charts,
         pictures=pictures,
@@ -141,21 +147,22 @@ def _read_run(number: int, name: str) -> Run:
     lock, train, test = revisions.read_lock(name), _read_json(TRAIN, name), _read_json(TEST, name)
     is_tested = bool(train and test) and not revisions.outdated_inputs(lock, "evaluate")
     is_reported = is_tested and not revisions.outdated_inputs(lock, "report")
-    params = revisions.read_params(name)
+    params, is_trained = revisions.read_params(name), bool(train)
     if train:  # dvc.lock knows no training that still runs
         params |= revisions.params_of_run(lock)
-    state, planned = "", params.get("train.epochs")
-    if not train:
-        epochs = _count_epochs(name)
-        state = f"epoch {epochs} of {planned} so far" if epochs else "not trained yet"
-    elif not is_tested:
-        state = "trained, not evaluated yet"
-    commit = revisions.commit_of(name)
-    facts = [f"{'based on ' if name == revisions.WORKSPACE else ''}{commit[0]} of {commit[1]}"] if commit else []
+    state = "" if is_tested else "trained, not evaluated yet"
+    if not train and (last := _last_epoch(name)):
+        state = f"epoch {last.pop('epoch'):g} of {params.get('train.epochs')} so far"
+        train = last
+    elif not train:
+        state = "not trained yet"
+    commit = " of ".join(revisions.commit_of(name) or ())
     return Run(
         number=number,
         name=name,
-        facts=[*facts, revisions.describe_data(name), revisions.describe_device(name)],
+        commit=f"based on {commit}" if commit and name == revisions.WORKSPACE else commit,
+        data=revisions.describe_data(name),
+        device=revisions.describe_device(name) if is_trained else "",
         state=state,
         figures=_figures(train, test if is_tested else {}, params),
         params=params,
@@ -176,19 +183,22 @@ def _read_json(path: str, revision: str) -> dict[str, Any]:
         return {}
 
 
-def _count_epochs(revision: str) -> int:
-    from lenet_cifar10.experiments.revisions import MissingFileError, read_file
+def _last_epoch(revision: str) -> dict[str, Any]:
+    """The last row of a history that still grows."""
+    from lenet_cifar10.common.files import parse_table
+    from lenet_cifar10.experiments.revisions import MissingFileError, describe, read_file
 
     try:
-        return max(len(read_file(HISTORY, revision).splitlines()) - 1, 0)
+        history = parse_table(read_file(HISTORY, revision), describe(HISTORY, revision), ["epoch"])
     except MissingFileError:
-        return 0
+        return {}
+    return history.drop(columns="learning_rate", errors="ignore").iloc[-1].to_dict()
 
 
 def _figures(train: dict[str, Any], test: dict[str, Any], params: dict[str, Any]) -> dict[str, Figure]:
     """The figures of a run, by what they are called; the ends of an interval stand below its figure."""
     figures = {}
-    for key, value in (test | train).items():
+    for key, value in sorted((test | train).items(), key=lambda item: "loss" in item[0]):
         if key.endswith(("_low", "_high")) or key.startswith("train_"):
             continue
         detail = ""
@@ -198,7 +208,7 @@ def _figures(train: dict[str, Any], test: dict[str, Any], params: dict[str, Any]
             detail = f"training {_show(key, train[training])}"
         figures[key.replace("_", " ").capitalize()] = Figure(_show(key, value), detail)
     if "seed" in params:
-        figures["Seed"] = Figure(str(params["seed"]))
+        figures[SEED] = Figure(str(params["seed"]))
     return figures
 
 
@@ -209,7 +219,7 @@ def _show(key: str, value: object) -> str:
     return f"{value:.4f}" if "loss" in key else f"{100 * value:.2f}\N{NO-BREAK SPACE}%"
 
 
-def _draw(runs: list[Run]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def _draw(runs: list[Run]) -> tuple[list[dict[str, Any]], dict[str, list[tuple[str, str]]]]:
     """The charts and pictures of all runs that `dvc plots` has; those of an earlier training are left out.
 
     Raises:
@@ -220,7 +230,8 @@ def _draw(runs: list[Run]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     names = [run.name for run in runs]
     # Without a second revision `diff` would take the workspace as well.
     words = ["show"] if names == [WORKSPACE] else ["diff", *(names if len(names) > 1 else names * 2)]
-    charts, pictures = [], []
+    charts: list[dict[str, Any]] = []
+    pictures: dict[str, list[tuple[str, str]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "dvc", "plots", *words, "--json", "--out", folder]
         result = subprocess.run(command, cwd=project_root(), capture_output=True, text=True, check=False)
@@ -241,7 +252,8 @@ def _draw(runs: list[Run]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
                 if version["type"] == "vega" and shown:
                     charts.append(_chart(version["content"], shown))
                 elif version["type"] == "image" and shown and stem not in CHARTED:
-                    pictures.append(_picture(Path(version["url"]), stem, shown[0] if len(runs) > 1 else ""))
+                    title = TITLES.get(stem, stem.replace("_", " ").capitalize())
+                    pictures.setdefault(title, []).append((shown[0], _data_url(Path(version["url"]))))
     return charts, pictures
 
 
@@ -252,7 +264,6 @@ def _chart(spec: dict[str, Any], revisions: list[str]) -> dict[str, Any]:
     return {"title": title, "spec": spec, "is_wide": "facet" in spec and len(revisions) > 1}
 
 
-def _picture(path: Path, stem: str, run: str) -> dict[str, str]:
+def _data_url(path: Path) -> str:
     kind = mimetypes.guess_type(path)[0] or "image/png"
-    source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    return {"title": TITLES.get(stem, stem.replace("_", " ").capitalize()), "run": run, "source": source}
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
