@@ -41,7 +41,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Run:
-    """What the page shows of a revision. A text is empty if it is not known; `hidden` files are of an earlier training."""
+    """What the page shows of a revision; `hidden` are the files that are of an earlier training."""
 
     number: int
     name: str

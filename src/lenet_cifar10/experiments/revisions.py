@@ -13,10 +13,10 @@ from dvc.repo import Repo
 from lenet_cifar10.common.files import parse_json, parse_table
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.common.yaml import parse_yaml
+from lenet_cifar10.data.synthetic import SHAPES
 
 WORKSPACE = "workspace"  # DVC's word for what is not committed
 OFFICIAL_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-GENERATED_CLASSES = {"checkers", "columns", "cross", "disc", "plus", "ring", "rows", "square", "star", "triangle"}
 
 
 class MissingFileError(UserError):
@@ -134,7 +134,7 @@ def describe_data(revision: str = WORKSPACE) -> str:
     if is_trained and _exists("plots/per_class.csv", revision):
         name = describe("plots/per_class.csv", revision)
         table = parse_table(read_file("plots/per_class.csv", revision), name, ["class"])
-        if set(table["class"]) <= GENERATED_CLASSES:
+        if set(table["class"]) <= SHAPES.keys():
             return "generated images"
     return f"archive {sha256[:8]}…"
 
