@@ -76,7 +76,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
     atomic_write(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str] | Mapping[str, type]) -> pd.DataFrame:
     """Read what `write_table` wrote.
 
     Raises:
@@ -85,15 +85,16 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return parse_table(_read(path), str(path), columns)
 
 
-def parse_table(content: bytes, name: str, columns: Sequence[str]) -> pd.DataFrame:
-    """The rows of a CSV file; messages call it `name`.
+def parse_table(content: bytes, name: str, columns: Sequence[str] | Mapping[str, type]) -> pd.DataFrame:
+    """The rows of a CSV file; messages call it `name`. `columns` may map names to types: a class called 7 is then text.
 
     Raises:
-        UserError: it is not CSV, has no rows, or lacks one of the columns.
+        UserError: it is not CSV, has no rows, or lacks one of the columns or has other types in it.
     """
+    types: Any = dict(columns) if isinstance(columns, Mapping) else None
     try:
         # A class may be called NA, which is not a missing value.
-        table = pd.read_csv(io.BytesIO(content), keep_default_na=False, float_precision="round_trip")
+        table = pd.read_csv(io.BytesIO(content), dtype=types, keep_default_na=False, float_precision="round_trip")
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{name}: is not CSV ({' '.join(str(error).split())}); run dvc repro, or restore it") from None
     if missing := [column for column in columns if column not in table]:

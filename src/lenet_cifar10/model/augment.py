@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lenet_cifar10.common.params import AugmentSection
+from lenet_cifar10.common.randomness import make_generator
 
 PaddingMode = Literal["zeros", "symmetric"]
 _Change = Callable[[Tensor, Tensor, PaddingMode], Tensor]  # images, its table for them, padding_mode
@@ -301,3 +302,9 @@ def _blend(images: Tensor, table: Tensor, _: PaddingMode) -> Tensor:
         duller = grey.mul_(grey_share).add_(mean * mean_share)
         pixels.sub_(duller).mul_(factor).add_(duller).clamp_(0, 255).floor_()
     return pixels.to(torch.int16).view_as(images)  # from int16 to uint8 is vectorised on a CPU, from float32 is not
+
+
+def plan_epoch(count: int, seed: int, epoch: int, section: AugmentSection) -> tuple[Tensor, Draws]:
+    """The order of an epoch's images, int64 (N,), and the changes to each in that order."""
+    order = torch.randperm(count, generator=make_generator(seed, epoch, "order"))
+    return order, draw(count, section, make_generator(seed, epoch, "augmentation"))

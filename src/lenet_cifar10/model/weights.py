@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lenet_cifar10.common.files import atomic_write
 from lenet_cifar10.common.params import ModelSection
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.model.lenet import LeNet
@@ -20,8 +21,7 @@ _METADATA_KEY = "lenet_cifar10"
 def save_weights(path: Path, network: LeNet, class_names: Sequence[str]) -> None:
     """Write a network's weights and the names of its classes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    # Written by Python: save_file's error for a full disk is no OSError.
-    path.write_bytes(save(tensors, metadata={_METADATA_KEY: json.dumps({"class_names": list(class_names)})}))
+    atomic_write(path, save(tensors, metadata={_METADATA_KEY: json.dumps({"class_names": list(class_names)})}))
 
 
 def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
