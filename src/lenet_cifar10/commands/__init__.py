@@ -11,8 +11,10 @@ from typing import Annotated
 import typer
 
 from lenet_cifar10.commands.compare import compare
+from lenet_cifar10.commands.generate import generate
 from lenet_cifar10.commands.offline_plots import offline_plots
 from lenet_cifar10.commands.page import page
+from lenet_cifar10.commands.predict import predict
 from lenet_cifar10.common import stage
 
 app = typer.Typer(
@@ -44,7 +46,7 @@ def _help(command: Callable[..., None]) -> str:
 
 
 # In the order of the help.
-for _command in (page, compare, offline_plots):
+for _command in (page, compare, predict, generate, offline_plots):
     app.command(help=_help(_command))(_command)
 
 
