@@ -110,7 +110,7 @@ def _read_run(revision: str) -> Run:
     return Run(
         data=revisions.describe_data(revision),
         device=revisions.describe_device(revision),
-        predictions=parse_table(content, name, ["index", "actual", "predicted", "confidence"]),
+        predictions=parse_table(content, name, {"index": int, "actual": str, "predicted": str}),
         images_md5=hashes.get(TEST_IMAGES),
         params=params | params_of_run,
         doubts=doubts,

@@ -97,7 +97,7 @@ def _watch(path: Path, names: list[str]) -> None:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the usual end, not an error
     seen, root = None, project_root()
-    say(f"{path.as_uri()} is up to date until Ctrl-C")
+    say(f"{path.as_uri()}\nwritten again when a file changes, until Ctrl-C")
     try:
         while True:
             folders = [root / name for name in WATCHED]

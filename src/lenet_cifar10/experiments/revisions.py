@@ -133,7 +133,7 @@ def describe_data(revision: str = WORKSPACE) -> str:
         return "CIFAR-10"
     if is_trained and _exists("plots/per_class.csv", revision):
         name = describe("plots/per_class.csv", revision)
-        table = parse_table(read_file("plots/per_class.csv", revision), name, ["class"])
+        table = parse_table(read_file("plots/per_class.csv", revision), name, {"class": str})
         if set(table["class"]) <= SHAPES.keys():
             return "generated images"
     return f"archive {sha256[:8]}…"
