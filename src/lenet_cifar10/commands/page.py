@@ -97,18 +97,19 @@ def _watch(path: Path, names: list[str]) -> None:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the usual end, not an error
     seen, root = None, project_root()
-    say(f"{path.as_uri()}\nwritten again when a file changes, until Ctrl-C")
     try:
         while True:
             folders = [root / name for name in WATCHED]
             files = sorted(file for folder in folders for file in (folder, *folder.glob("*")) if file.is_file())
             state = [(file, file.stat().st_mtime_ns) for file in files if file.exists()]
             if state != seen:
-                seen = state
                 try:
                     _write(path, names, SECONDS)
+                    if seen is None:
+                        say(f"{path.as_uri()}\nwritten again when a file changes, until Ctrl-C")
                 except UserError as error:  # a file may change while it is read: the page stays as it was
                     say(f"waiting: {error}")
+                seen = state
             time.sleep(SECONDS)
     except KeyboardInterrupt:
         return
