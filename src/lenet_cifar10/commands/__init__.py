@@ -15,6 +15,8 @@ from lenet_cifar10.commands.generate import generate
 from lenet_cifar10.commands.offline_plots import offline_plots
 from lenet_cifar10.commands.page import page
 from lenet_cifar10.commands.predict import predict
+from lenet_cifar10.commands.seeds import seeds
+from lenet_cifar10.commands.sweep import sweep
 from lenet_cifar10.common import stage
 
 app = typer.Typer(
@@ -46,7 +48,7 @@ def _help(command: Callable[..., None]) -> str:
 
 
 # In the order of the help.
-for _command in (page, compare, predict, generate, offline_plots):
+for _command in (page, compare, seeds, sweep, predict, generate, offline_plots):
     app.command(help=_help(_command))(_command)
 
 

@@ -94,7 +94,7 @@ def parse_table(content: bytes, name: str, columns: Sequence[str] | Mapping[str,
     types: Any = dict(columns) if isinstance(columns, Mapping) else None
     try:
         # A class may be called NA, which is not a missing value.
-        table = pd.read_csv(io.BytesIO(content), dtype=types, keep_default_na=False, float_precision="round_trip")
+        table = pd.read_csv(io.BytesIO(content), dtype=types, keep_default_na=False)
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{name}: is not CSV ({' '.join(str(error).split())}); run dvc repro, or restore it") from None
     if missing := [column for column in columns if column not in table]:
