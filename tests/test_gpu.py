@@ -19,19 +19,20 @@ from lenet_cifar10.model.scoring import predict, predict_with_flips
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here"),
-    pytest.mark.usefixtures("deterministic"),
+    pytest.mark.usefixtures("modes"),
 ]
 GPU = torch.device("cuda", 0)
 
 
 @pytest.fixture
-def deterministic() -> Iterator[None]:
-    """In this mode an operator that cannot promise the same bits raises."""
+def modes() -> Iterator[None]:
+    """Deterministic mode, in which an operator that cannot promise the same bits raises; afterwards all as before."""
     threads, was_deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     set_deterministic(threads=1)
     yield
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(was_deterministic)
+    torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "symmetric"])
@@ -57,16 +58,11 @@ def test_the_same_training_gives_the_same_bits_again(
 ) -> None:
     if precision == "bfloat16" and not supports_bfloat16(GPU):
         pytest.skip("this GPU does not support bfloat16")
+    changes: dict[str, Any] = {"optimizer": optimizer, "micro_batches": micro_batches, "precision": precision}
+    changes["momentum"] = 0.9 if optimizer == "sgd" else 0.0
     results = []
     for name in ("first", "second"):
-        history, model = train(
-            tmp_path / name,
-            device=GPU,
-            micro_batches=micro_batches,
-            optimizer=optimizer,
-            momentum=0.9 if optimizer == "sgd" else 0.0,
-            precision=precision,
-        )
+        history, model = train(tmp_path / name, device=GPU, **changes)
         assert model.output.weight.device == GPU
         results.append((history, digest(model)))
         torch.rand(7, device=GPU)  # random numbers drawn elsewhere change nothing
@@ -94,14 +90,6 @@ def test_training_and_prediction_are_those_of_the_cpu_but_for_rounding(tmp_path:
         torch.testing.assert_close(logits, function(expected, images), rtol=1e-3, atol=1e-3)
 
 
-@pytest.fixture
-def sync_debug_mode() -> Iterator[None]:
-    """Let tests change how torch reports that the host waits for the GPU."""
-    yield
-    torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.usefixtures("sync_debug_mode")
 @pytest.mark.parametrize("micro_batches", [1, 3])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("section", [NONE, MODERATE])
@@ -114,20 +102,12 @@ def test_no_step_waits_for_the_gpu(tmp_path: Path, section: AugmentSection, opti
         steps += 1
         torch.cuda.set_sync_debug_mode("error" if 9 <= steps < 16 else "default")
 
-    changes: dict[str, Any] = {"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0}
-    train(
-        tmp_path,
-        device=GPU,
-        augment=section,
-        after_step=after_step,
-        batch_size=7,
-        micro_batches=micro_batches,
-        **changes,
-    )
+    changes: dict[str, Any] = {"optimizer": optimizer, "micro_batches": micro_batches, "batch_size": 7}
+    changes["momentum"] = 0.9 if optimizer == "sgd" else 0.0
+    train(tmp_path, device=GPU, augment=section, after_step=after_step, **changes)
     assert steps == 16
 
 
-@pytest.mark.usefixtures("sync_debug_mode")
 def test_a_wait_would_be_an_error() -> None:
     value = torch.ones((), device=GPU)
     torch.cuda.set_sync_debug_mode("error")

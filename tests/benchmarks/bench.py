@@ -186,15 +186,27 @@ def make_workspace(folder: Path, checkout: Path, archive: Path, validation_size:
     return folder
 
 
-def run_training(folder: Path, launcher: Sequence[str]) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the stage train: where, with which changes to params.yaml, and how many processes."""
+
+    folder: Path
+    changes: Mapping[str, int]
+    processes: int = 1
+
+
+def run_training(variant: Variant) -> tuple[float, float]:
     """Run the stage train -> seconds an epoch, without the first, and the peak memory of its largest process in MB.
 
     Raises:
         UserError: the stage failed.
     """
+    change_params(variant.folder, {"train.epochs": 4, **variant.changes})
+    torchrun = ["torchrun", "--standalone", "--nproc-per-node", str(variant.processes)]
+    launcher = torchrun if variant.processes > 1 else [sys.executable]
     with TemporaryDirectory() as checkpoints:
         command = [sys.executable, "-c", MEASURE_PEAK, *launcher, "stages/train.py"]
-        process = start(folder, *command, PYTHONPATH="src", PYTHONUNBUFFERED="1", DVC_ROOT=checkpoints)
+        process = start(variant.folder, *command, PYTHONPATH="src", PYTHONUNBUFFERED="1", DVC_ROOT=checkpoints)
         assert process.stdout is not None
         lines, times = [], []
         for line in process.stdout:
@@ -206,45 +218,20 @@ def run_training(folder: Path, launcher: Sequence[str]) -> tuple[float, float]:
     return (times[-1] - times[0]) / (len(times) - 1), int(lines[-1]) * 1024 / 1e6
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to run the stage train."""
-
-    folder: Path
-    changes: Mapping[str, int]
-    launcher: Sequence[str] = (sys.executable,)
-
-
 def measure_stage(variants: Mapping[str, Variant], note: str, runs: int) -> Table:
-    """The stage train in several ways."""
-    measured = {name: [] for name in variants}
-    for _ in range(runs):
-        for name, variant in variants.items():
-            change_params(variant.folder, {"train.epochs": 4, **variant.changes})
-            measured[name].append(run_training(variant.folder, variant.launcher))
-    first, *_ = measured.values()
-    rows = []
-    for name, results in measured.items():
-        seconds, peak = (median(figures) for figures in zip(*results, strict=True))
-        ratios = [
-            median(figure / base for figure, base in zip(figures, bases, strict=True))
-            for figures, bases in zip(zip(*results, strict=True), zip(*first, strict=True), strict=True)
-        ]
-        rows.append((name, f"{seconds:.3f}", f"{ratios[0]:.3f}", f"{peak:.0f}", f"{ratios[1]:.3f}"))
+    """The stage train in several ways, in turn."""
+    figures = np.array([[run_training(variant) for variant in variants.values()] for _ in range(runs)])
+    medians, ratios = np.median(figures, axis=0), np.median(figures / figures[:, :1], axis=0)
+    rows = [
+        (name, f"{seconds:.3f}", f"{slower:.3f}", f"{peak:.0f}", f"{larger:.3f}")
+        for name, (seconds, peak), (slower, larger) in zip(variants, medians, ratios, strict=True)
+    ]
     return Table(
         "The stage train",
         f"{note} An epoch with its validation and checkpoint; the peak memory is that of the largest process.",
         ("what", "seconds an epoch", "times the first", "peak memory, MB", "times the first"),
         rows,
     )
-
-
-def arrange(folder: Path, parts: int, processes: int, threads: int) -> tuple[str, Variant]:
-    """A variant, with its name, of some micro-batches and processes of so many threads."""
-    name = f"{parts} micro-batches, {processes} processes, threads of each: {threads}"
-    torchrun = ("torchrun", "--standalone", "--nproc-per-node", f"{processes}")
-    launcher = torchrun if processes > 1 else (sys.executable,)
-    return name, Variant(folder, {"train.micro_batches": parts, "train.threads": threads}, launcher)
 
 
 def measure(folder: Path, archive: Path, validation_size: int, size: Size, against: Path | None) -> Iterator[Table]:
@@ -259,7 +246,12 @@ def measure(folder: Path, archive: Path, validation_size: int, size: Size, again
     yield measure_augmentation(split, size)
     yield measure_step(size)
     yield measure_epochs(split, size)
-    variants = dict(arrange(here, *arrangement) for arrangement in size.arrangements)
+    variants = {
+        f"micro-batches: {parts}, processes: {processes}, threads of each: {threads}": Variant(
+            here, {"train.micro_batches": parts, "train.threads": threads}, processes
+        )
+        for parts, processes, threads in size.arrangements
+    }
     yield measure_stage(variants, "The default recipe.", size.runs)
 
 
