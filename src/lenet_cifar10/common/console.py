@@ -1,4 +1,4 @@
-"""One look for all output: progress bars on a terminal, plain lines in a log."""
+"""All output: lines, tables, and progress bars on a terminal."""
 
 import sys
 from collections.abc import Mapping
@@ -9,17 +9,20 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
 from rich.table import Table
 
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+from lenet_cifar10.common.stage import is_main_process
+
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not is_main_process())
 
 
 def say(line: str) -> None:
-    """Print one line at once, also in the middle of a bar."""
+    """Print one line at once, also above a progress bar."""
     console.print(line)
     console.file.flush()
 
@@ -30,7 +33,7 @@ def say_aside(line: str) -> None:
 
 
 def table(title: str, first: str, *others: str) -> Table:
-    """An empty table: words in the first column, figures or short words to the right in the others."""
+    """An empty table with these columns, all but the first aligned to the right."""
     new = Table(title=title, title_justify="left")
     new.add_column(first)
     for name in others:
@@ -39,7 +42,7 @@ def table(title: str, first: str, *others: str) -> Table:
 
 
 def figures_table(title: str, figures: Mapping[str, object]) -> Table:
-    """A table of named figures: fractions and losses to four digits, a dash for what could not be computed."""
+    """A table of named figures, as `show_figure` writes them."""
     new = table(title, "figure", "value")
     for name, value in figures.items():
         new.add_row(name.replace("_", " "), show_figure(value))
@@ -47,32 +50,20 @@ def figures_table(title: str, figures: Mapping[str, object]) -> Table:
 
 
 def show_figure(value: object) -> str:
-    """A figure as tables have it."""
+    """A figure for a table: floats with four digits, a dash for None."""
     return f"{value:.4f}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
 def transfer_bar() -> Progress:
     """A bar for bytes, with rate and time left; nothing in a log."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    return _bar(DownloadColumn(), TransferSpeedColumn())
 
 
 def steps_bar() -> Progress:
     """A bar for counted steps, with time left; nothing in a log."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    return _bar(MofNCompleteColumn())
+
+
+def _bar(*columns: ProgressColumn) -> Progress:
+    around = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
+    return Progress(*around, console=console, transient=True, disable=not console.is_terminal)
