@@ -72,6 +72,11 @@ def main() -> None:
                 write_json(ENVIRONMENT, environment)
                 write_json(METRICS, history[-1].summary())
                 checkpoint.remove()
+                if history[-1].train_loss > 0.99 * math.log(len(training.class_names)):
+                    say(
+                        "warning: the network has learned nothing, its loss is that of a guess; train more epochs, or "
+                        "lower train.learning_rate"
+                    )
 
 
 if __name__ == "__main__":

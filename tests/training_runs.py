@@ -71,6 +71,7 @@ def run(
     stop_after: int | None = None,
     after_step: Callable[[], object] = lambda: None,
     training: Split | None = None,
+    device: torch.device | str = "cpu",
     **changes: Any,
 ) -> tuple[list[EpochRecord], LeNet]:
     """Train, and end after some epochs if asked to -> the history and the model to keep."""
@@ -81,7 +82,7 @@ def run(
         augment_section=augment,
         model_section=ModelSection(dropout=dropout),
         settings=make_settings(**changes),
-        device=torch.device("cpu"),
+        device=torch.device(device),
         world=World(),
         checkpoint=Checkpoint(folder, "run"),
         after_step=after_step,
@@ -91,4 +92,6 @@ def run(
 
 def digest(model: torch.nn.Module) -> str:
     """A hash of all weights."""
-    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in model.state_dict().values())).hexdigest()
+    return hashlib.sha256(
+        b"".join(tensor.cpu().numpy().tobytes() for tensor in model.state_dict().values())
+    ).hexdigest()

@@ -162,24 +162,21 @@ def preprocess(image: Image.Image) -> "Tensor":
         ValueError: its values are floats.
     """
     import numpy as np
-    import torch
+    from torchvision.transforms.v2 import functional
 
     with suppress(Exception):  # of a damaged EXIF; in place the pixels are turned before Pillow writes the EXIF anew
         ImageOps.exif_transpose(image, in_place=True)
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
+    square = functional.center_crop(image, [min(image.size)])
     if square.mode[0] == "F":
         raise ValueError("its values are floats, for which no white is agreed")
     if square.mode[0] == "I":  # 16 bits: Pillow's own conversion would cut off what is above 255
         square = Image.fromarray((np.asarray(square, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
     # Pillow does not see the transparency of some palettes, such as those of ICNS files.
     mode = "RGBA" if square.mode == "P" or square.has_transparency_data else "RGB"
-    square = square if square.mode == mode else square.convert(mode)  # which copies it
-    square = square.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    square = functional.resize(square.convert(mode), [SIDE, SIDE], functional.InterpolationMode.BICUBIC)
     if mode == "RGBA":
         square = Image.alpha_composite(Image.new(mode, square.size, "white"), square).convert("RGB")
-    return torch.from_numpy(np.array(square).transpose(2, 0, 1))
+    return functional.pil_to_tensor(square)
 
 
 def rank(logits: "Tensor", class_names: Sequence[str], top: int) -> list[list[dict[str, Any]]]:

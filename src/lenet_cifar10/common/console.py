@@ -16,7 +16,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+from lenet_cifar10.common.stage import is_main_process
+
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=not is_main_process())
 
 
 def say(line: str) -> None:

@@ -18,7 +18,7 @@ class UserError(Exception):
     """
 
 
-class _Stopped(BaseException):
+class Stopped(BaseException):
     """SIGINT or SIGTERM has arrived; not an Exception, so that nothing on the way out takes it for an error."""
 
     def __init__(self, number: int) -> None:
@@ -54,7 +54,7 @@ def run(main: Callable[[], object]) -> None:
             raise
         place = f"{error.filename}: " if error.filename else ""
         _fail(f"error: {place}{error.strerror}; fix this and run the same command again")
-    except _Stopped as stop:
+    except Stopped as stop:
         if is_main_process():
             name = signal.Signals(stop.number).name
             print(f"stopped by {name}; run the same command again to continue", file=sys.stderr, flush=True)
@@ -69,7 +69,7 @@ def is_main_process() -> bool:
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     for other in (signal.SIGINT, signal.SIGTERM):
         signal.signal(other, signal.SIG_IGN)  # one is enough
-    raise _Stopped(number)
+    raise Stopped(number)
 
 
 def _fail(message: str) -> NoReturn:

@@ -1,6 +1,8 @@
 """The project's files as they are in the workspace, a commit, a branch, a tag or an experiment, read through DVC."""
 
 import subprocess
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ from dvc.repo import Repo
 from lenet_cifar10.common.files import parse_json, parse_table
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.common.yaml import parse_yaml
+from lenet_cifar10.data.synthetic import SHAPES
 
 WORKSPACE = "workspace"  # DVC's word for what is not committed
 OFFICIAL_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
-GENERATED_CLASSES = {"checkers", "columns", "cross", "disc", "plus", "ring", "rows", "square", "star", "triangle"}
 
 
 class MissingFileError(UserError):
@@ -87,12 +89,29 @@ def read_lock(revision: str = WORKSPACE) -> dict[str, Any] | None:
     return values
 
 
+def params_of_run(lock: dict[str, Any] | None) -> dict[str, Any]:
+    """The parameters that the stages in dvc.lock ran with, by their dotted keys (the first stage's value wins)."""
+    params: dict[str, Any] = {}
+    for stage in _stages(lock).values():
+        params = _flatten(stage.get("params", {}).get("params.yaml", {})) | params
+    return params
+
+
+def differing_params(params: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The parameters that differ between revisions, by their dotted keys; None for a revision that has no such key."""
+    values = {key: [some.get(key) for some in params] for key in dict.fromkeys(chain(*params))}
+    return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
+
+
+def output_hashes(lock: dict[str, Any] | None) -> dict[str, str]:
+    """The MD5s of the stages' outputs in dvc.lock, by their paths."""
+    return {output["path"]: output["md5"] for stage in _stages(lock).values() for output in stage.get("outs", [])}
+
+
 def outdated_inputs(lock: dict[str, Any] | None, stage: str) -> list[str]:
     """The inputs of a stage that other stages wrote again after it had read them, by dvc.lock."""
-    stages = lock["stages"] if lock else {}
-    written = {output["path"]: output.get("md5") for other in stages.values() for output in other.get("outs", [])}
-    inputs = stages.get(stage, {}).get("deps", [])
-    return [item["path"] for item in inputs if written.get(item["path"], item.get("md5")) != item.get("md5")]
+    written, inputs = output_hashes(lock), _stages(lock).get(stage, {}).get("deps", [])
+    return [item["path"] for item in inputs if written.get(item["path"], item["md5"]) != item["md5"]]
 
 
 def describe_data(revision: str = WORKSPACE) -> str:
@@ -102,12 +121,11 @@ def describe_data(revision: str = WORKSPACE) -> str:
         UserError: as in `read_lock`.
     """
     lock = read_lock(revision)
-    sha256 = lock and _flatten(lock["stages"]).get("download.params.params.yaml.data.sha256")
-    if not lock or not isinstance(sha256, str):
+    sha256 = params_of_run(lock).get("data.sha256")
+    if not isinstance(sha256, str):
         return "data not recorded, see metrics/README.md"
-    is_trained = _exists(
-        "metrics/train.json", revision
-    )  # while train runs, later stages have results of an earlier run
+    # While train runs, the results of the later stages are those of an earlier run.
+    is_trained = _exists("metrics/train.json", revision)
     stages = ["prepare", "train", "evaluate", "report"] if is_trained else ["prepare"]
     if any(path.startswith("data/") and "/model/" not in path for s in stages for path in outdated_inputs(lock, s)):
         return "data of several runs, run dvc repro"
@@ -115,8 +133,8 @@ def describe_data(revision: str = WORKSPACE) -> str:
         return "CIFAR-10"
     if is_trained and _exists("plots/per_class.csv", revision):
         name = describe("plots/per_class.csv", revision)
-        table = parse_table(read_file("plots/per_class.csv", revision), name, ["class"])
-        if set(table["class"]) <= GENERATED_CLASSES:
+        table = parse_table(read_file("plots/per_class.csv", revision), name, {"class": str})
+        if set(table["class"]) <= SHAPES.keys():
             return "generated images"
     return f"archive {sha256[:8]}…"
 
@@ -164,7 +182,7 @@ def _open(revision: str) -> tuple[Any, str]:
         raise UserError(f"{root}: is not in a Git repository, so {revision} cannot be read; name the workspace")
     try:
         if not revision or ":" in revision:  # DVC takes the first for the workspace, Git the second for a file
-            raise DvcException(revision)
+            raise DvcException("no revision")
         files = DVCFileSystem(str(root), rev=revision, subrepos=True)
         files.repo  # noqa: B018 (it finds the revision now)
     except DvcException:
@@ -184,6 +202,10 @@ def _exists(path: str, revision: str) -> bool:
     except MissingFileError:
         return False
     return True
+
+
+def _stages(lock: dict[str, Any] | None) -> dict[str, Any]:
+    return lock["stages"] if lock else {}
 
 
 def _flatten(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,7 +11,8 @@ class LeNet(nn.Module):
     """Three convolutions, each with max-pooling and ReLU, then two linear layers: 541,094 parameters at ten classes.
 
     After the LeNet of Y. LeCun et al., "Gradient-based learning applied to document recognition" (1998), in the
-    form that is common for CIFAR-10: 3x3 convolutions to 16, 32 and 64 channels, 500 hidden units with dropout.
+    form that is common for CIFAR-10: 3x3 convolutions to 16, 32 and 64 channels, 500 hidden units with dropout. The
+    weights are initialized after K. He et al., "Delving deep into rectifiers" (2015).
     """
 
     def __init__(self, section: ModelSection, classes: int) -> None:
@@ -22,6 +23,12 @@ class LeNet(nn.Module):
         self.conv3 = nn.Conv2d(32, 64, kernel_size=3, padding=1)
         self.hidden = nn.Linear(64 * 4 * 4, 500)
         self.output = nn.Linear(500, classes)
+        # torch's own initialization shrinks the features from layer to layer: few steps would teach nothing.
+        for values in self.parameters():
+            if values.ndim == 1:  # a bias
+                nn.init.zeros_(values)
+            else:
+                nn.init.kaiming_normal_(values, nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
         """uint8 images (N, 3, 32, 32) -> logits (N, classes)."""

@@ -60,7 +60,9 @@ class Checkpoint:
             say(f"{self.path}: is damaged; training starts from the beginning")
             return [], {}
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        return json.loads(header["__metadata__"]["history"]), safetensors.torch.load(content)
+        history = json.loads(header["__metadata__"]["history"])
+        say(f"resuming after epoch {len(history)}")
+        return history, safetensors.torch.load(content)
 
     def remove(self) -> None:
         """Forget the run, which has ended well."""

@@ -84,7 +84,7 @@ def train(
     chunk = max(1, _CPU_CHUNK_IMAGES // size) if device.type == "cpu" else steps_per_epoch
     steps = Steps(model, settings, seed, settings.epochs * steps_per_epoch, chunk, world)
 
-    rows, state = world.broadcast(checkpoint.load())
+    rows, state = world.broadcast(checkpoint.load() if world.is_main else ([], {}))
     history = [EpochRecord(**row) for row in rows]
     if history:
         steps.restore(state)
