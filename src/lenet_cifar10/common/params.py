@@ -13,6 +13,7 @@ from lenet_cifar10.common.yaml import parse_yaml
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
+PaddingMode = Literal["zeros", "symmetric"]
 
 
 class Section(BaseModel):
@@ -41,7 +42,7 @@ class AugmentSection(Section):
     brightness: Fraction
     contrast: Fraction
     saturation: Fraction
-    padding_mode: Literal["zeros", "symmetric"]
+    padding_mode: PaddingMode
 
 
 class ModelSection(Section):

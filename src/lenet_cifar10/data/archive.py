@@ -77,7 +77,7 @@ def read_archive(path: Path) -> Archive:
     except _ArchiveError as error:
         fault = str(error)
     except Exception as error:  # damaged bytes lead the readers of gzip and tar into a dozen kinds of errors
-        fault = f"is not a gzip'd tar, or is damaged ({_shown(error)})"
+        fault = f"cannot be read as a gzip'd tar ({_shown(error)})"
     raise UserError(f"{path}: {fault}; download the archive again, or fix what made it")
 
 
@@ -143,7 +143,7 @@ def _unpickle(member: str, body: bytes) -> Any:
     except _ArchiveError as error:
         raise _ArchiveError(f"{member}: {error}") from None
     except Exception as error:  # the opcodes may come in any order
-        raise _ArchiveError(f"{member}: is no pickle, or is damaged ({_shown(error)})") from None
+        raise _ArchiveError(f"{member}: cannot be read as a pickle ({_shown(error)})") from None
 
 
 def _check_opcodes(body: bytes) -> None:
@@ -208,4 +208,4 @@ def _join(batches: Sequence[Split]) -> Split:
 
 def _shown(value: object) -> str:
     """What a file or an error says, on one line and cut to a line's length."""
-    return ascii(str(value) or type(value).__name__)[1:-1][:80]
+    return ascii(str(value)[:80] or type(value).__name__)[1:-1][:80]

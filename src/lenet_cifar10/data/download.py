@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.request import url2pathname
 
@@ -22,15 +22,8 @@ from lenet_cifar10.common.stage import UserError
 CONNECT_SECONDS = 10
 STALL_SECONDS = 30  # without a byte
 CHUNK_BYTES = 1 << 16
-# For a connection that cannot be made and for an overloaded server; a dropped transfer is resumed below.
-RETRY = Retry(
-    total=2,
-    read=False,
-    backoff_factor=0.5,
-    status_forcelist=(429, 500, 502, 503, 504),
-    raise_on_status=False,
-    respect_retry_after_header=False,
-)
+# For connections that cannot be made; the loop in _fetch resumes the others.
+RETRY = Retry(total=2, read=False, backoff_factor=0.5, respect_retry_after_header=False)
 
 
 class _SourceError(Exception):
@@ -53,7 +46,7 @@ def download(urls: Sequence[str], sha256: str, path: Path, partial_folder: Path,
     for folder in (path.parent, partial_folder):
         folder.mkdir(parents=True, exist_ok=True)
     partial = partial_folder / f"{sha256}.part"
-    failures = []
+    lines = [f"download: found no file with SHA-256 {sha256}"]
     with _alone_in(partial_folder):
         for url in urls:
             say(f"download: trying {_without_secrets(url)}")
@@ -65,16 +58,16 @@ def download(urls: Sequence[str], sha256: str, path: Path, partial_folder: Path,
                     _copy(_local_path(url, base_folder), sha256, path)
                     partial.unlink(missing_ok=True)
             except _SourceError as error:
-                failures.append(f"{_without_secrets(url)}: {error}")
+                lines.append(f"{_without_secrets(url)}: {error}")
                 if url != urls[-1]:
-                    say(f"download: {failures[-1]}")
+                    say(f"download: {lines[-1]}")
             else:
                 say(f"{path}: {path.stat().st_size / 1e6:,.1f} MB, SHA-256 as expected")
                 return
-        if partial.exists():
-            failures.append(f"{partial}: keeps what has arrived; run the same command again to resume")
-    failures.append(f"get {path.name} elsewhere, then: dvc exp run -S 'data.urls=[/path/to/{path.name}]'")
-    raise UserError("\n".join([f"download: found no file with SHA-256 {sha256}", *failures]))
+    if _size(partial):
+        lines.append(f"{partial}: keeps what has arrived; run the same command again to resume")
+    lines.append(f"get {path.name} elsewhere, then: dvc exp run -S 'data.urls=[/path/to/{path.name}]'")
+    raise UserError("\n".join(lines))
 
 
 @contextmanager
@@ -105,11 +98,11 @@ def _fetch(url: str, sha256: str, partial: Path) -> None:
             session.mount(scheme, HTTPAdapter(max_retries=RETRY))
         is_from_elsewhere = partial.exists()
         while True:
-            size = partial.stat().st_size if partial.exists() else 0
+            size = _size(partial)
             try:
                 _receive(session, url, partial, size)
             except (requests.RequestException, HTTPError) as error:
-                if not partial.exists() or partial.stat().st_size <= size:
+                if _size(partial) <= size:
                     raise _SourceError(_explain(error)) from None
                 say(f"download: {_explain(error)}; connecting again")
                 continue
@@ -120,6 +113,10 @@ def _fetch(url: str, sha256: str, partial: Path) -> None:
                 raise _SourceError(f"SHA-256 is {found}, expected {sha256}")
             is_from_elsewhere = False
             say("download: what was there belongs to another file; starting over")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _receive(session: requests.Session, url: str, partial: Path, start: int) -> None:
@@ -152,8 +149,6 @@ def _explain(error: Exception) -> str:
     match error:
         case requests.ReadTimeout() | ReadTimeoutError():
             return f"sent nothing for {STALL_SECONDS} s"
-        case requests.TooManyRedirects():
-            return "redirected too often"
         case requests.exceptions.InvalidURL() | requests.exceptions.InvalidSchema():
             return "is not a valid URL, or redirects to none"
     proxy = "the proxy: " if isinstance(error, requests.exceptions.ProxyError) else ""
@@ -162,7 +157,7 @@ def _explain(error: Exception) -> str:
         if words := getattr(cause, "strerror", None):
             return f"{proxy}{words}"
         cause = cause.__cause__ or cause.__context__
-    return f"{proxy}no connection, or a dropped one"
+    return f"{proxy}dropped the connection"
 
 
 def _copy(source: Path, sha256: str, path: Path) -> None:
@@ -178,9 +173,7 @@ def _copy(source: Path, sha256: str, path: Path) -> None:
 def _local_path(url: str, base_folder: Path) -> Path:
     scheme, separator, rest = url.partition("://")
     if not separator:
-        with suppress(RuntimeError):  # a user that does not exist
-            return base_folder / Path(url).expanduser()
-        return base_folder / url
+        return base_folder / os.path.expanduser(url)  # noqa: PTH111 (Path's raises for an unknown user)
     if scheme.lower() == "file":
         return Path(url2pathname("/" + rest.partition("/")[2]))
     raise _SourceError(f"{scheme} is not supported, expected http, https, file or a path")

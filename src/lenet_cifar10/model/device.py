@@ -15,6 +15,9 @@ from lenet_cifar10.common.stage import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
+# Variables that change the bits that torch's libraries compute. A list and not a prefix: torchrun sets others.
+_VARIABLES = ("DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "NVIDIA_TF32_OVERRIDE", "ONEDNN_MAX_CPU_ISA")
+
 
 def resolve_device(name: str, setting: str = "params.yaml: device") -> torch.device:
     """The device called `name`: auto, cpu, cuda, cuda:N or mps; messages say that `setting` asked for it.
@@ -24,29 +27,28 @@ def resolve_device(name: str, setting: str = "params.yaml: device") -> torch.dev
     Raises:
         UserError: the device is not there, or not one for each process; it is refused, not replaced.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = {
+        "cuda": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": int(torch.backends.mps.is_available()),
+    }
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if name == "auto":
-        name = "cuda" if gpus else "mps" if torch.backends.mps.is_available() and processes == 1 else "cpu"
+        name = "cuda" if gpus["cuda"] else "mps" if gpus["mps"] and processes == 1 else "cpu"
     device = torch.device(name)
     if device.type == "cpu":
         return device
-    if processes > 1:
-        if name != "cuda":
-            raise UserError(f"{setting}: found {name}, but LAUNCHER starts {processes} processes; use auto or cpu")
-        if processes > gpus:
-            raise UserError(
-                f"LAUNCHER: starts {processes} processes here, but torch sees {gpus} GPUs; start one for each GPU, "
-                "or set device to cpu"
-            )
-        return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UserError(f"{setting}: found mps, but torch sees no such GPU here; use auto or cpu")
-    if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
-        if device.index >= gpus:
-            raise UserError(f"{setting}: found {name}, but torch sees {gpus or 'no'} CUDA GPUs here; use auto or cpu")
-    return device
+    if processes > 1 and name != "cuda":
+        raise UserError(f"{setting}: found {name}, but LAUNCHER starts {processes} processes; use auto or cpu")
+    count = gpus[device.type]
+    if 0 < count < processes:
+        raise UserError(
+            f"LAUNCHER: starts {processes} processes here, but torch sees {count} GPUs; start one for each GPU, or set "
+            "device to cpu"
+        )
+    index = device.index or int(os.environ.get("LOCAL_RANK", "0"))
+    if index >= count:
+        raise UserError(f"{setting}: found {name}, but torch sees {count or 'no'} such GPUs here; use auto or cpu")
+    return torch.device(device.type, index)
 
 
 def set_deterministic(threads: int) -> None:
@@ -101,18 +103,23 @@ def report_out_of_memory() -> Iterator[None]:
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int]:
-    """What decides the bits of training beside the code, the data and the parameters."""
+    """What decides the bits of training beside the code, the data and the parameters.
+
+    It is the same in one process and in each of several.
+    """
     return {
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        **{package: metadata.version(package) for package in ("torch", "torchvision", "numpy")},
+        "torch": str(torch.__version__),  # with the kind of build, which the package's metadata lacks
+        **{package: metadata.version(package) for package in ("torchvision", "numpy")},
+        **{name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
 
 
-def processor_name() -> str:
+def _processor_name() -> str:
     """The processor's model, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

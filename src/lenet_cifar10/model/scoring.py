@@ -1,4 +1,4 @@
-"""What a network says about images, and how good that is. Logits and labels are on the CPU."""
+"""Predictions and their scores. Logits and labels are on the CPU."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, functional
 
-IMAGES_AT_ONCE = 1000  # large enough to keep a device busy, small enough for a CPU's caches
+BATCH_SIZE = 1000  # large enough to keep a device busy, small enough for a CPU's caches
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,18 @@ class Scores:
 
 
 @torch.inference_mode()
-def predict(network: Module, images: Tensor) -> Tensor:
-    """uint8 images (N, 3, 32, 32) on the network's device -> logits (N, classes) in eval mode, on the CPU."""
-    was_training = network.training
-    network.eval()
-    logits = torch.cat([network(batch) for batch in images.split(IMAGES_AT_ONCE)])
-    network.train(was_training)
+def predict(model: Module, images: Tensor) -> Tensor:
+    """uint8 images (N, 3, 32, 32) on the model's device -> logits (N, classes) in eval mode, on the CPU."""
+    was_training = model.training
+    model.eval()
+    logits = torch.cat([model(batch) for batch in images.split(BATCH_SIZE)])
+    model.train(was_training)
     return logits.cpu()
 
 
-def predict_with_flips(network: Module, images: Tensor) -> Tensor:
+def predict_with_flips(model: Module, images: Tensor) -> Tensor:
     """The mean of the logits of each image and of its mirror image; shapes as in `predict`."""
-    return (predict(network, images) + predict(network, images.flip(3))) / 2
+    return (predict(model, images) + predict(model, images.flip(3))) / 2
 
 
 def score(logits: Tensor, labels: Tensor) -> Scores:

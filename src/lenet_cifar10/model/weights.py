@@ -14,82 +14,60 @@ from lenet_cifar10.common.params import ModelSection
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.model.lenet import LeNet
 
-# One entry only: the order of several is not fixed, and the same weights are to be the same bytes.
-_METADATA_KEY = "lenet_cifar10"
 
-
-def save_weights(path: Path, network: LeNet, class_names: Sequence[str]) -> None:
-    """Write a network's weights and the names of its classes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    atomic_write(path, save(tensors, metadata={_METADATA_KEY: json.dumps({"class_names": list(class_names)})}))
+def save_weights(path: Path, model: LeNet, class_names: Sequence[str]) -> None:
+    """Write a model's weights and the names of its classes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"class_names": json.dumps(class_names)}  # one entry: the order of several is not fixed
+    atomic_write(path, save(tensors, metadata))
 
 
 def load_weights(path: Path) -> tuple[LeNet, tuple[str, ...]]:
-    """Read what `save_weights` wrote -> the network in eval mode, on the CPU, and the names of its classes.
+    """Read what `save_weights` wrote: the model in eval mode, on the CPU, and the names of its classes.
 
     Raises:
-        UserError: the file is missing, is no safetensors file, or holds other names, shapes or types.
-        OSError: it cannot be read.
+        UserError: the file is missing, or is not what `save_weights` writes.
     """
     try:
         return parse_weights(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro train, or dvc checkout") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, expected a safetensors file; run dvc checkout --force") from None
 
 
 def parse_weights(content: bytes, name: str, remedy: str = "run dvc checkout --force") -> tuple[LeNet, tuple[str, ...]]:
-    """The same of the file's bytes, wherever they come from; messages have its name and what to do.
+    """`load_weights` for the bytes of a file, such as one of another revision; messages have its name and what to do.
 
     Raises:
-        UserError: this is no safetensors file, or holds other names, shapes or types.
+        UserError: this is not what `save_weights` writes.
     """
     try:
-        tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (SafetensorError, KeyError, ValueError, RecursionError) as error:  # KeyError: a type that torch has not
-        raise UserError(f"{name}: is no safetensors file ({error}); {remedy}") from None
-    class_names = _parse_class_names(header.get("__metadata__"))
-    if class_names is None:
-        raise UserError(f"{name}: names no classes, so it was not written by this project; {remedy}")
-    network = LeNet(ModelSection(dropout=0.0), len(class_names))
-    try:
-        copy_into(network.state_dict(), tensors)
-    except MisfitError as error:
-        raise UserError(f"{name}: {error}; these are not this network's weights; {remedy}") from None
-    return network.eval(), class_names
+        return _parse(content)
+    except (
+        SafetensorError,
+        ValueError,
+        KeyError,
+        RecursionError,
+    ) as error:  # KeyError: a type that torch does not have
+        raise UserError(f"{name}: is not a model of this project ({' '.join(str(error).split())}); {remedy}") from None
 
 
-class MisfitError(Exception):
-    """What was read is not what it should be; the message says why."""
+def _parse(content: bytes) -> tuple[LeNet, tuple[str, ...]]:
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    class_names = json.loads(header.get("__metadata__", {}).get("class_names", "null"))
+    if not isinstance(class_names, list) or not all(
+        isinstance(word, str) and word.isprintable() for word in class_names
+    ):
+        raise ValueError("found no list of class names")
+    with torch.device("meta"):  # takes no memory: a hostile file could name a million classes
+        model = LeNet(ModelSection(dropout=0.0), len(class_names))
+    found, expected = _describe(tensors), _describe(model.state_dict())
+    for name in sorted(found.keys() | expected.keys()):
+        if found.get(name) != expected.get(name):
+            raise ValueError(f"tensor {name!a}: found {found.get(name)}, expected {expected.get(name)}")
+    model.to_empty(device="cpu").load_state_dict(tensors)
+    return model.eval(), tuple(class_names)
 
 
-@torch.no_grad()
-def copy_into(tensors: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Give each tensor its value.
-
-    Raises:
-        MisfitError: a name, a shape or a type differs; nothing has been copied then.
-    """
-    for name in sorted(tensors.keys() | values.keys()):
-        found, expected = _kind(values.get(name)), _kind(tensors.get(name))
-        if found != expected:
-            shown = name if name.isprintable() else ascii(name)  # a name from a file could steer the terminal
-            raise MisfitError(f"tensor {shown}: found {found}, expected {expected}")
-    for name, tensor in tensors.items():
-        tensor.copy_(values[name])
-
-
-def _parse_class_names(metadata: dict[str, str] | None) -> tuple[str, ...] | None:
-    try:
-        names = json.loads((metadata or {})[_METADATA_KEY])["class_names"]
-    except (KeyError, ValueError, TypeError, RecursionError):
-        return None
-    if not isinstance(names, list) or not all(isinstance(name, str) and name.isprintable() for name in names):
-        return None
-    return tuple(names) if 2 <= len(set(names)) == len(names) <= 256 else None
-
-
-def _kind(tensor: Tensor | None) -> str:
-    return "nothing" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
+def _describe(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: f"{tensor.dtype} {tuple(tensor.shape)}" for name, tensor in tensors.items()}

@@ -84,11 +84,10 @@ def train(
     chunk = max(1, _CPU_CHUNK_IMAGES // size) if device.type == "cpu" else steps_per_epoch
     steps = Steps(model, settings, seed, settings.epochs * steps_per_epoch, chunk, world)
 
-    rows, tensors = world.broadcast(checkpoint.load())
-    for name, tensor in tensors.items():
-        steps.state()[name].data.copy_(tensor)
+    rows, state = world.broadcast(checkpoint.load())
     history = [EpochRecord(**row) for row in rows]
     if history:
+        steps.restore(state)
         yield history, steps.ema_model
 
     for epoch in range(len(history) + 1, settings.epochs + 1):

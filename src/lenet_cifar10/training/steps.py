@@ -4,6 +4,8 @@ Letters in shapes: S steps, B images of a batch that this process computes, P pa
 """
 
 import math
+from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -71,6 +73,7 @@ class Steps:
         self.classes, self.device = model.output.out_features, model.output.weight.device
         self.weights: list[Tensor] = list(model.parameters())
         self.sizes = [weight.numel() for weight in self.weights]
+        self.uses_bfloat16 = settings.precision == "bfloat16"
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)  # among the loaded batches
         self.rate = torch.zeros(1, 2, device=self.device)  # learning rate and EMA weight of the current step
         self.optimizer = _make_optimizer(self.weights, settings, self.rate[0, 0])
@@ -158,9 +161,15 @@ class Steps:
             tensors |= {f"optimizer.{name}.{key}": value for key, value in state.items() if value is not None}
         return tensors
 
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Fill the arrays of `state` in place."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
     def _differentiate(self, images: Tensor, labels: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Leave the gradient in the weights -> the summed cross-entropy and the correct predictions."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16) if self.uses_bfloat16 else nullcontext():
             logits = self.model.classify(images)
         log_probabilities = logits.float().log_softmax(dim=1)
         log_probabilities.backward(gradients)
