@@ -71,8 +71,11 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 
 def _end(status: int, message: str) -> NoReturn:
     if not is_main_process():
+        if status > 128:
+            sys.exit(status)  # the signal came to all, and the main process says so
         # Where all processes have the same to say, torchrun ends this one as soon as the main process has said it.
-        time.sleep(1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(10)
     print(message, file=sys.stderr, flush=True)
     sys.exit(status)
 
