@@ -48,7 +48,8 @@ def main() -> None:
         world = World()
         world.require_same(run)
         epochs, steps = params.train.epochs, math.ceil(len(training) / params.train.batch_size)
-        say(f"training on {device} ({environment['device_name']}): {epochs} epochs of {len(training):,} images")
+        if world.is_main:
+            say(f"training on {device} ({environment['device_name']}): {epochs} epochs of {len(training):,} images")
         task = bar.add_task("training", total=epochs * steps)
         for history, model in train(
             training,

@@ -67,20 +67,27 @@ def start(folder: Path, *command: str | Path, **env: str) -> subprocess.Popen[st
     )
 
 
-def wait_for_line(process: subprocess.Popen[str], beginning: str) -> None:
-    """Read what a process prints until a line begins like this."""
+def wait_for_line(process: subprocess.Popen[str], beginning: str) -> str:
+    """Read what a process prints until a line begins like this; that line."""
     lines: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:
         lines.append(line)
         if line.startswith(beginning):
-            return
+            return line
     raise AssertionError(f"no line begins with {beginning!r}:\n{''.join(lines)}")
 
 
 def stages_run(result: subprocess.CompletedProcess[str]) -> list[str]:
     """The stages that dvc says it ran, in order."""
     return re.findall(r"Running stage '(\w+)'", result.stdout)
+
+
+def first_epoch(output: str) -> int:
+    """The number of the first epoch that a training reports: above 1 where it continues a stopped one."""
+    match = re.search(r"^epoch (\d+)/", output, re.MULTILINE)
+    assert match, output
+    return int(match[1])
 
 
 def copy_project(folder: Path) -> None:

@@ -10,9 +10,7 @@ from pathlib import Path
 import kills
 import pandas as pd
 import pytest
-from project import change_params, commit, hash_outputs, run, stages_run, start, wait_for_line
-
-HISTORY = "plots/history.csv"
+from project import change_params, commit, first_epoch, hash_outputs, run, stages_run, start, wait_for_line
 
 
 def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> str:
@@ -26,14 +24,14 @@ def test_a_killed_run_of_a_clone_resumes_and_ends_with_the_bytes_of_the_original
 ) -> None:
     clone = tmp_path / "a clone"
     run(pipeline, "git", "clone", "--quiet", pipeline, clone)
+    (clone / "dvc.lock").unlink()  # so that every stage runs, also those whose outputs came with the clone
     process = start(clone, "dvc", "repro")
     wait_for_line(process, "epoch 2/6")
-    assert len(pd.read_csv(clone / HISTORY)) >= 2  # the curves grow while training goes on
+    assert 1 <= len(pd.read_csv(clone / "plots/history.csv")) < 6  # the curves grow while training goes on
     assert "epoch 6/6" not in kill_group(process)
     result = run(clone, "dvc", "repro")
     assert stages_run(result) == ["train", "evaluate", "report"]
-    assert re.search("^resuming", result.stdout, re.MULTILINE)
-    assert "epoch 2/6" not in result.stdout
+    assert first_epoch(result.stdout) >= 2
     assert hash_outputs(clone) == hash_outputs(pipeline)
     assert list((clone / ".checkpoints").rglob("*.*")) == []
 
@@ -65,7 +63,7 @@ def test_a_stopped_run_says_so_in_one_line_and_resumes(project_copy: Path, numbe
     assert "Traceback" not in output
     assert not (project_copy / "data/model/lenet.safetensors").exists()
     result = run(project_copy, *train)
-    assert re.search("^resuming", result.stdout, re.MULTILINE)
+    assert first_epoch(result.stdout) >= 2
     assert hash_outputs(project_copy) == before
 
 
@@ -75,13 +73,14 @@ def test_an_experiment_in_a_copy_resumes_one_that_was_killed_and_no_other(projec
     process = start(project_copy, *command, "first")
     wait_for_line(process, "epoch 7/30")
     kill_group(process)
-    assert "resuming" not in run(project_copy, *command, "other", "--set-param", "train.learning_rate=0.01").stdout
+    other = run(project_copy, *command, "other", "--set-param", "train.learning_rate=0.01")
+    assert first_epoch(other.stdout) == 1
     code = project_copy / "src/lenet_cifar10/model/augment.py"
     good = code.read_text()
     code.write_text(good + "\n# changed\n")
-    assert "resuming" not in run(project_copy, *command, "other-code").stdout
+    assert first_epoch(run(project_copy, *command, "other-code").stdout) == 1
     code.write_text(good)
-    assert re.search("^resuming", run(project_copy, *command, "second").stdout, re.MULTILINE)
+    assert first_epoch(run(project_copy, *command, "second").stdout) >= 7
 
 
 @pytest.mark.slow
@@ -127,7 +126,8 @@ def test_a_disk_that_fills_up_during_training_keeps_the_epochs_before(project_co
     assert "epoch 2/6" not in first
     assert re.search(r"^error: .*No space left on device", result.stderr)
     assert "Traceback" not in result.stderr
-    assert "resuming" in second
+    assert first_epoch(second) >= 1
+    assert "epoch 6/6" in second
     assert hash_outputs(project_copy) == before
 
 

@@ -24,14 +24,12 @@ def call(folder: Path, stage: str, before: str = "") -> subprocess.CompletedProc
 
 
 def expect_refusal(folder: Path, stage: str, *messages: str, before: str = "") -> None:
-    """The stage ends with status 1 and a line for each of these messages alone, and no file has changed."""
+    """The stage ends with status 1 and one line for each of these messages, and no file has changed."""
     files = hash_outputs(folder)
     result = call(folder, stage, before)
     assert result.returncode == 1, result.stderr
-    lines = result.stderr.splitlines()
-    for line, message in zip(lines, messages, strict=True):
-        assert line.startswith("error: ")
-        assert re.search(message, line)
+    assert all(line.startswith("error: ") for line in result.stderr.splitlines())
+    assert re.fullmatch("".join(f"error: .*{message}.*\n" for message in messages), result.stderr), result.stderr
     assert hash_outputs(folder) == files
 
 
@@ -48,7 +46,7 @@ def test_each_stage_reports_all_mistakes_of_the_parameters_first(project_copy: P
 @pytest.mark.parametrize(
     ("stage", "changes", "message"),
     [
-        ("download", {"data.sha256": "0" * 64}, "0{64}"),
+        ("download", {"data.sha256": "0" * 64}, "found no file with SHA-256 0{64}(.*\nerror: ){2}"),
         ("prepare", {"data.validation_size": 105}, "data.validation_size: found 105, expected a multiple of 10"),
         ("prepare", {"data.validation_size": 400}, "data.validation_size: found 400"),
         ("train", {"train.batch_size": 301}, "train.batch_size: found 301.*300"),
@@ -71,7 +69,7 @@ def test_a_parameter_that_does_not_fit_is_refused(
         ("prepare", "data/raw/cifar-10-python.tar.gz"),
         ("train", "data/prepared/train.safetensors"),
         ("evaluate", "data/model/lenet.safetensors"),
-        ("report", "plots/history.csv"),
+        ("report", "plots/predictions.csv"),
         ("report", "data/model/environment.json"),
     ],
 )

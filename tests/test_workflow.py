@@ -2,16 +2,14 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from project import STAGES, change_params, commit, hash_outputs, read_committed, run, stages_run
+from project import STAGES, change_params, commit, first_epoch, hash_outputs, read_committed, run, stages_run
 
 PICTURES = {f"{name}.png" for name in ("augmentation", "calibration", "confusion", "curves", "mistakes", "per_class")}
 WEIGHTS = "data/model/lenet.safetensors"
@@ -96,7 +94,6 @@ OTHER_VALUES: dict[str, Any] = {
     "augment.rotation_degrees": 5.0,
     "model.dropout": 0.1,
     "train.threads": 2,
-    "train.learning_rate": 0.01,
     "evaluate.test_time_flips": False,
     "figures.dpi": 60,
 }
@@ -114,18 +111,18 @@ OTHER_CODE = (
     "tests/conftest.py",
     "README.md",
 )
-RERUN = {
+RERUN = {  # by the key that dvc.yaml names: a section, or one value of it
     "seed": {"train", "report"},
     "device": {"train", "evaluate"},
     "data.sha256": {"download", "report"},
     "data.validation_size": {"prepare", "report"},
     "data.split_seed": {"prepare", "report"},
-    "augment.rotation_degrees": {"train", "report"},
-    "model.dropout": {"train", "report"},
-    "train.threads": {"train", "evaluate", "report"},
-    "train.learning_rate": {"train", "report"},
-    "evaluate.test_time_flips": {"evaluate", "report"},
-    "figures.dpi": {"report"},
+    "augment": {"train", "report"},
+    "model": {"train", "report"},
+    "train": {"train", "report"},
+    "train.threads": {"evaluate"},
+    "evaluate": {"evaluate", "report"},
+    "figures": {"report"},
     "src/lenet_cifar10/common": set(STAGES),
     "src/lenet_cifar10/data/archive.py": {"prepare"},
     "src/lenet_cifar10/data/arrays.py": {"prepare", "train", "evaluate", "report"},
@@ -160,24 +157,8 @@ def test_a_forced_rerun_gives_every_byte_again(project_copy: Path) -> None:
     before = hash_outputs(project_copy)
     result = run(project_copy, "dvc", "repro", "--force")
     assert stages_run(result) == list(STAGES)
-    assert "resuming" not in result.stdout
+    assert first_epoch(result.stdout) == 1
     assert hash_outputs(project_copy) == before
-
-
-def test_a_flipped_bit_is_found_and_restored(project_copy: Path) -> None:
-    """As a failing disk does: size and time stay the same, and a plain dvc status trusts them."""
-    path = project_copy / WEIGHTS
-    before, content = path.stat(), bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    with tempfile.TemporaryDirectory() as folder:
-        verify = ("dvc", "status", "--quiet")
-        assert run(project_copy, *verify, check=False, DVC_SITE_CACHE_DIR=folder).returncode == 1
-        run(project_copy, "dvc", "checkout", "--force", DVC_SITE_CACHE_DIR=folder)
-        assert run(project_copy, *verify, DVC_SITE_CACHE_DIR=folder).returncode == 0
-    content[len(content) // 2] ^= 1
-    assert path.read_bytes() == content
 
 
 @pytest.mark.slow
@@ -188,9 +169,9 @@ def test_queued_and_copied_experiments_run_the_code_of_their_time_and_give_the_s
     broken.write_text('raise RuntimeError("the code of later ran")\n')
     assert "the code of later ran" in run(project_copy, "dvc", "exp", "run", "--temp", check=False).stderr
     run(project_copy, "dvc", "queue", "start", "--jobs", "2")
-    for _ in range(180):
-        if not re.search("Running|Queued", status := run(project_copy, "dvc", "queue", "status").stdout):
-            break
+    deadline = time.monotonic() + 300
+    while re.search("Running|Queued", status := run(project_copy, "dvc", "queue", "status").stdout):
+        assert time.monotonic() < deadline, status
         time.sleep(1)
     assert status.count("Success") == 2
     run(project_copy, "git", "restore", ".")

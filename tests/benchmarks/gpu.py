@@ -12,10 +12,10 @@ from benchmarks.bench import time_once
 from benchmarks.recipes import ROOT, make_params, start_training
 from benchmarks.report import Table, report
 
-from lenet_cifar10.common.stage import run
+from lenet_cifar10.common.stage import UserError, run
 from lenet_cifar10.data.arrays import Split, load_split
 from lenet_cifar10.experiments.revisions import describe_data
-from lenet_cifar10.model.device import resolve_device, set_deterministic
+from lenet_cifar10.model.device import set_deterministic
 from lenet_cifar10.training.checkpoint import Checkpoint
 
 RUNS = 3
@@ -67,11 +67,17 @@ def measure(device: torch.device, seeds: bool) -> Iterator[Table]:
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, print and write.
+
+    Raises:
+        UserError: there is no GPU.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", action="store_true", help="also train the default recipe with five seeds")
     options = parser.parse_args()
-    device = resolve_device("cuda", "bench-gpu")
+    if not torch.cuda.is_available():
+        raise UserError("bench-gpu: torch sees no CUDA GPU here; run it where there is one")
+    device = torch.device("cuda", 0)
     set_deterministic(make_params({}).train.threads)
     path = Path(__file__).with_name("GPU.md")
     report("On a GPU", "make bench-gpu", describe_data(), device, measure(device, options.seeds), path)

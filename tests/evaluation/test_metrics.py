@@ -4,11 +4,10 @@ import math
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from lenet_cifar10.common.files import read_table, write_json, write_table
+from lenet_cifar10.common.files import read_table, write_table
 from lenet_cifar10.evaluation import metrics
 from lenet_cifar10.evaluation.statistics import wilson_interval
 
@@ -37,10 +36,6 @@ def test_summary_has_the_figures_computed_by_hand() -> None:
 def test_accuracy_with_flips_is_that_of_the_other_logits() -> None:
     figures = metrics.summarize(LOGITS, LABELS, LOGITS[[0, 1, 1, 0]])
     assert (figures["test_accuracy"], figures["test_accuracy_with_flips"]) == (0.75, 1.0)
-
-
-def test_summary_can_be_written_as_json(tmp_path: Path) -> None:
-    write_json(tmp_path / "test.json", metrics.summarize(LOGITS, LABELS, LOGITS))
 
 
 def test_a_prediction_has_index_actual_and_predicted_class_and_confidence() -> None:
@@ -89,11 +84,6 @@ def test_confidences_are_binned_from_above_m_minus_1_up_to_m_fifteenths() -> Non
     assert bins["count"].tolist() == [1, 1, 2, 2]
     assert bins["accuracy"].tolist() == [1, 0, 0.5, 1]
     assert bins["confidence"].tolist() == pytest.approx([0.52, 0.55, 0.625, 0.9995])
-
-
-def test_calibration_error_is_the_weighted_mean_of_the_gaps() -> None:
-    bins = pd.DataFrame({"confidence": [0.62, 0.75, 1.0], "accuracy": [0.5, 1.0, 0.9], "count": [2, 8, 10]})
-    assert metrics.expected_calibration_error(bins) == pytest.approx((2 * 0.12 + 8 * 0.25 + 10 * 0.1) / 20)
 
 
 def test_bins_agree_with_the_predictions() -> None:

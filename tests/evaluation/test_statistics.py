@@ -6,7 +6,6 @@ from math import comb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from lenet_cifar10.evaluation.statistics import (
     Interval,
@@ -49,12 +48,6 @@ def test_wilson_interval_holds_the_proportion_and_mirrors_that_of_the_failures(c
     assert ends(wilson_interval(trials - successes, trials)) == pytest.approx((1 - high, 1 - low))
 
 
-@pytest.mark.parametrize(("successes", "trials"), [(2, 1), (-1, 4), (0, 0)])
-def test_wilson_interval_refuses_impossible_counts(successes: int, trials: int) -> None:
-    with pytest.raises(ValueError, match="must"):
-        wilson_interval(successes, trials)
-
-
 def test_compare_pairs_gives_fagerlands_example() -> None:
     """Airway hyper-responsiveness of 21 children before and after a transplantation (L. Bentur and others, 2009):
     1 had it before only, 7 after only. p: M. W. Fagerland, S. Lydersen and P. Laake, BMC Medical Research Methodology
@@ -92,12 +85,6 @@ def test_pairs_without_a_change_show_no_difference() -> None:
     assert ends(result.interval) == pytest.approx((-0.000277, 0.000277), abs=1e-6)  # 1.96 sqrt(2) / 10,002
 
 
-@pytest.mark.parametrize("counts", [(0, 0, 0), (3, 2, 4), (-1, 0, 4)])
-def test_compare_pairs_refuses_more_changes_than_items(counts: tuple[int, int, int]) -> None:
-    with pytest.raises(ValueError, match=f"{counts[0]} gained and {counts[1]} lost of {counts[2]}"):
-        compare_pairs(*counts)
-
-
 def test_summarize_sample_gives_what_r_gives() -> None:
     """t.test(SECOND_DRUG - FIRST_DRUG) and sd() of R: mean 1.58, interval 0.7001142 to 2.4598858."""
     sample = summarize_sample([second - first for first, second in zip(FIRST_DRUG, SECOND_DRUG, strict=True)])
@@ -132,18 +119,3 @@ def test_means_without_spread_have_neither_interval_nor_p_value(first: list[floa
     result = compare_means(first, second)
     assert result == MeanDifference(result.difference, None, None)
     assert result.difference == pytest.approx(sum(second) / len(second) - sum(first) / len(first))
-
-
-@pytest.mark.filterwarnings("error")
-def test_one_sample_without_spread_is_compared_with_one_that_has_some() -> None:
-    result = compare_means([0.5] * 3, [0.4, 0.6, 0.8])  # then it is the t test of the second against 0.5
-    expected = stats.ttest_1samp([0.4, 0.6, 0.8], 0.5)
-    assert result.p_value == pytest.approx(expected[1])
-    assert ends(result.interval) == pytest.approx(tuple(end - 0.5 for end in expected.confidence_interval()))
-
-
-def test_no_values_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least one data point"):
-        summarize_sample([])
-    with pytest.raises(ValueError, match="at least one data point"):
-        compare_means([], [1.0, 2.0])

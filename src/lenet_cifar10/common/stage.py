@@ -76,7 +76,7 @@ def _fail(message: str) -> NoReturn:
     if not is_main_process():
         # Where all processes have the same to say, torchrun ends this one as soon as the main process has said it.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(3)
+        time.sleep(10)
     print(message, file=sys.stderr, flush=True)
     sys.exit(1)
 

@@ -15,8 +15,9 @@ import pickle
 import pickletools
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,11 +33,11 @@ META_MEMBER = f"{FOLDER}/batches.meta"
 MEMBERS = (*TRAIN_MEMBERS, TEST_MEMBER, META_MEMBER)
 ROW_LENGTH = 3 * 32 * 32
 
-# An official batch has 31 MB and some 30,000 opcodes, 6 of them tuples.
-MOST_MEMBER_BYTES = 64 * 2**20
-MOST_OTHER_BYTES = 2**20  # of the tar, beside the members: headers, other files, padding
+# The official archive unpacks to 9 files and 186 MB; a batch has some 30,000 opcodes, 6 of them tuples.
+MOST_BYTES = 400 * 2**20
+MOST_FILES = 100
 MOST_OPCODES = 200_000
-MOST_TUPLES = 20
+MOST_TUPLES = 20  # and as many references to what was there before
 OPCODES = re.compile(
     "PROTO|STOP|MARK|NONE|NEWFALSE|NEWTRUE|BININT[12]?|(SHORT_)?BINSTRING|TUPLE[123]?|EMPTY_(LIST|DICT)"
     "|APPENDS?|SETITEMS?|GLOBAL|REDUCE|BUILD|(LONG_)?BIN(PUT|GET)"
@@ -56,10 +57,6 @@ class Archive:
     test: Split
 
 
-class _ArchiveError(Exception):
-    """What is wrong with an archive, without its path."""
-
-
 def read_archive(path: Path) -> Archive:
     """Read and check a whole archive, in memory; other files in it are skipped.
 
@@ -67,52 +64,34 @@ def read_archive(path: Path) -> Archive:
         UserError: the file is missing, damaged, not an archive in this layout, or hostile.
     """
     try:
-        with _BoundedFile(path) as file:
-            contents = {member: _unpickle(member, body) for member, body in _read_members(file)}
-        class_names = _check_class_names(contents.pop(META_MEMBER))
-        batches = {member: _check_batch(member, content, class_names) for member, content in contents.items()}
-        return Archive(_join([batches[member] for member in TRAIN_MEMBERS]), _join([batches[TEST_MEMBER]]))
+        contents = _read_members(path)
+        class_names = _check_class_names(contents[META_MEMBER])
+        train, test = (_make_split(names, contents, class_names) for names in (TRAIN_MEMBERS, [TEST_MEMBER]))
+        return Archive(train, test)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro download, or dvc checkout") from None
-    except _ArchiveError as error:
-        fault = str(error)
-    except Exception as error:  # damaged bytes lead the readers of gzip and tar into a dozen kinds of errors
-        fault = f"cannot be read as a gzip'd tar ({_shown(error)})"
-    raise UserError(f"{path}: {fault}; download the archive again, or fix what made it")
+    except Exception as error:  # damaged bytes lead the readers of gzip, tar and pickles into a dozen kinds of errors
+        reason = ascii(str(error)[:200] or type(error).__name__)[1:-1]
+        raise UserError(
+            f"{path}: is not an archive of CIFAR-10's layout ({reason}); download it again, or fix what made it"
+        ) from None
 
 
-class _BoundedFile(gzip.GzipFile):
-    """A compressed file for tarfile, which takes headers at their word, however large they claim to be."""
-
-    bytes_left = MOST_OTHER_BYTES
-
-    def read(self, size: int | None = -1) -> bytes:
-        content = super().read(size)
-        self.bytes_left -= len(content)
-        if self.bytes_left < 0:
-            raise _ArchiveError(f"unpacks to more than its members and {MOST_OTHER_BYTES:,} bytes")
-        return content
-
-
-def _read_members(file: _BoundedFile) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of the members that make up the data set, in the tar's order."""
-    missing = list(MEMBERS)
-    with tarfile.open(fileobj=file, mode="r|") as tar:
-        for info in tar:
+def _read_members(path: Path) -> dict[str, Any]:
+    """What the members that make up the data set hold, by name."""
+    with gzip.open(path) as file:
+        content = file.read(MOST_BYTES + 1)  # to the end, where gzip compares its checksum
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
+    members = {}
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r|") as tar:
+        for info in islice(tar, MOST_FILES):
             name = str(PurePosixPath(info.name))  # without "./"
-            if name not in MEMBERS:
-                continue
-            if name not in missing or not info.isreg() or info.issparse() or info.size > MOST_MEMBER_BYTES:
-                raise _ArchiveError(f"{name}: expected one ordinary file of {MOST_MEMBER_BYTES:,} bytes at most")
-            missing.remove(name)
-            file.bytes_left += info.size
-            member = tar.extractfile(info)
-            assert member is not None  # for an ordinary file
-            yield name, member.read()
-    while file.read(2**16):  # gzip compares its checksum at the very end
-        pass
-    if missing:
-        raise _ArchiveError(f"lacks {', '.join(missing)}")
+            if name in MEMBERS and info.isreg() and not info.issparse() and (member := tar.extractfile(info)):
+                members[name] = _unpickle(member.read())
+    if missing := [name for name in MEMBERS if name not in members]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    return members
 
 
 class _Inert:
@@ -129,47 +108,28 @@ class _Inert:
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> type:
-        name = f"{module_name}.{global_name}"
-        if name not in NAMES:
-            raise _ArchiveError(f"its pickle asks for {_shown(name)}, expected numpy's arrays only; nothing was run")
+        if f"{module_name}.{global_name}" not in NAMES:
+            raise ValueError(f"a pickle asks for {module_name}.{global_name}, expected numpy's arrays; nothing was run")
         return _Inert
 
 
-def _unpickle(member: str, body: bytes) -> Any:
-    """What a pickle holds: dictionaries, lists, tuples, whole numbers, bytes and `_Inert`."""
-    try:
-        _check_opcodes(body)
-        return _Unpickler(io.BytesIO(body), encoding="bytes").load()
-    except _ArchiveError as error:
-        raise _ArchiveError(f"{member}: {error}") from None
-    except Exception as error:  # the opcodes may come in any order
-        raise _ArchiveError(f"{member}: cannot be read as a pickle ({_shown(error)})") from None
+def _unpickle(body: bytes) -> Any:
+    """What a pickle holds: dictionaries, lists, tuples, whole numbers, bytes and `_Inert`.
 
-
-def _check_opcodes(body: bytes) -> None:
-    """Refuse what the unpickler would run, and what would cost it more time or memory than its bytes account for."""
-    previous = ""
+    Refuses opcodes that run something, and what would cost more time or memory than its bytes account for.
+    """
     tuples = 0
-    shareable = set()  # places of the memo that hold text or a name
     for count, (opcode, argument, _) in enumerate(pickletools.genops(body)):
         name = opcode.name
         if not OPCODES.fullmatch(name):
-            raise _ArchiveError(f"its pickle has the opcode {name}, which Python 2 did not write for such a file")
-        tuples += name.startswith("TUPLE")
-        if count >= MOST_OPCODES or tuples > MOST_TUPLES:  # deep tuples overflow the stack when they are hashed
-            raise _ArchiveError(f"its pickle has more than {MOST_OPCODES:,} opcodes or {MOST_TUPLES} tuples")
-        match name, argument:
-            case (("BINPUT" | "LONG_BINPUT"), int(place)):
-                if place > MOST_OPCODES:  # the memo is as long as its highest place
-                    raise _ArchiveError(
-                        f"its pickle has place {place:,} in the memo, expected {MOST_OPCODES:,} at most"
-                    )
-                is_shareable = previous in ("SHORT_BINSTRING", "BINSTRING", "GLOBAL")
-                (shareable.add if is_shareable else shareable.discard)(place)
-            case (("BINGET" | "LONG_BINGET"), place) if place not in shareable:
-                # 200 tuples, each twice in the next one, are a key that takes for ever to hash.
-                raise _ArchiveError("its pickle has something other than text twice")
-        previous = name
+            raise ValueError(f"a pickle has the opcode {name}, which Python 2 did not write for such a file")
+        # As keys of a dictionary, nested tuples can overflow the stack, and shared ones take for ever to hash.
+        tuples += name.startswith("TUPLE") or name.endswith("BINGET")
+        if count >= MOST_OPCODES or tuples > MOST_TUPLES:
+            raise ValueError(f"a pickle has more than {MOST_OPCODES:,} opcodes or {MOST_TUPLES} tuples")
+        if name.endswith("BINPUT") and argument > MOST_OPCODES:  # the memo is as long as its highest place
+            raise ValueError(f"a pickle has place {argument:,} in the memo")
+    return _Unpickler(io.BytesIO(body), encoding="bytes").load()
 
 
 def _check_class_names(content: Any) -> tuple[str, ...]:
@@ -180,32 +140,24 @@ def _check_class_names(content: Any) -> tuple[str, ...]:
             and len(set(names)) == len(names)
         ):
             return tuple(name.decode("ascii") for name in names)
-    raise _ArchiveError(
-        f"{META_MEMBER}: expected label_names, 2 to 256 different names of 1 to 100 printable ASCII characters"
-    )
+    raise ValueError(f"{META_MEMBER}: expected label_names, 2 to 256 different names of printable ASCII characters")
 
 
-def _check_batch(member: str, content: Any, class_names: tuple[str, ...]) -> Split:
-    match content:
-        case {
-            b"data": _Inert(state=(_, shape, _Inert(arguments=(b"u1", *_)), by_column, bytes(pixels))),
-            b"labels": list(labels),
-        } if labels and shape == (len(labels), ROW_LENGTH) and len(pixels) == len(labels) * ROW_LENGTH:
-            rows = np.frombuffer(pixels, np.uint8).reshape(shape, order="F" if by_column else "C")
-        case _:
-            raise _ArchiveError(f"{member}: expected data, a uint8 array (N, {ROW_LENGTH}), and labels, a list of N")
-    for label in labels:
-        if type(label) is not int or not 0 <= label < len(class_names):
-            found = label if type(label) is int else f"a value of type {type(label).__name__}"
-            raise _ArchiveError(f"{member}: labels: found {found}, expected numbers from 0 to {len(class_names) - 1}")
-    return Split(rows.reshape(-1, 3, 32, 32), np.array(labels, np.int64), class_names)
-
-
-def _join(batches: Sequence[Split]) -> Split:
-    images, labels = [batch.images for batch in batches], [batch.labels for batch in batches]
-    return Split(np.concatenate(images), np.concatenate(labels), batches[0].class_names)
-
-
-def _shown(value: object) -> str:
-    """What a file or an error says, on one line and cut to a line's length."""
-    return ascii(str(value)[:80] or type(value).__name__)[1:-1][:80]
+def _make_split(members: Sequence[str], contents: Mapping[str, Any], class_names: tuple[str, ...]) -> Split:
+    images, labels = [], []
+    for member in members:
+        match contents[member]:
+            case {
+                b"data": _Inert(state=(_, shape, _Inert(arguments=(b"u1", *_)), False, bytes(pixels))),
+                b"labels": list(batch),
+            } if (batch and shape == (len(batch), ROW_LENGTH) and len(pixels) == len(batch) * ROW_LENGTH) and all(
+                type(label) is int and 0 <= label < len(class_names) for label in batch
+            ):
+                images.append(np.frombuffer(pixels, np.uint8).reshape(-1, 3, 32, 32))
+                labels += batch
+            case _:
+                raise ValueError(
+                    f"{member}: expected data, a uint8 array (N, {ROW_LENGTH}), "
+                    f"and labels, a list of N whole numbers from 0 to {len(class_names) - 1}"
+                )
+    return Split(np.concatenate(images), np.array(labels, np.int64), class_names)

@@ -36,29 +36,22 @@ def train_validation_split(training: Split, test: Split, section: DataSection) -
     is 0 nothing is held out and the test set takes the place of validation.
 
     Raises:
-        UserError: validation_size is not a multiple of the number of classes, or a class has too few images.
+        UserError: validation_size is not a multiple of the number of classes, or would take all images of a class.
     """
     if section.validation_size == 0:
         return training, test
     classes = len(training.class_names)
     share, rest = divmod(section.validation_size, classes)
-    if rest:
+    smallest = np.bincount(training.labels, minlength=classes).min()
+    if rest or share >= smallest:
         raise UserError(
-            f"params.yaml: data.validation_size: found {section.validation_size}, "
-            f"expected a multiple of {classes}, the number of classes"
+            f"params.yaml: data.validation_size: found {section.validation_size}, expected a multiple of {classes}, "
+            f"the number of classes, below {classes * smallest}: the smallest class has {smallest} images"
         )
     random = np.random.default_rng(section.split_seed)
-    chosen = []
-    for label in range(classes):
-        members = np.flatnonzero(training.labels == label)
-        if share >= len(members):
-            raise UserError(
-                f"params.yaml: data.validation_size: found {section.validation_size}, which takes {share} images "
-                f"of each class, but class {label} has {len(members)} and must keep one; lower it"
-            )
-        chosen.append(random.permutation(members)[:share])
+    chosen = [random.permutation(np.flatnonzero(training.labels == label))[:share] for label in range(classes)]
     held_out = np.sort(np.concatenate(chosen))
-    kept = np.setdiff1d(np.arange(len(training)), held_out, assume_unique=True)
+    kept = np.delete(np.arange(len(training)), held_out)
     return training[kept], training[held_out]
 
 
@@ -77,9 +70,8 @@ def load_split(path: Path) -> Split:
     try:
         with safe_open(path, framework="numpy") as file:
             names = tuple(json.loads(file.metadata()["class_names"]))
-            split = Split(file.get_tensor("images"), file.get_tensor("labels"), names)
+            return Split(file.get_tensor("images"), file.get_tensor("labels"), names)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run dvc repro prepare, or dvc checkout") from None
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise UserError(f"{path}: is not what prepare writes ({error}); run dvc checkout --force") from None
-    return split

@@ -55,19 +55,6 @@ class Comparison:
     classes: list[ClassDifference]
 
 
-def find_other_images(first: pd.DataFrame, second: pd.DataFrame) -> str | None:
-    """Why two tables of predictions are not of the same images in the same order; None where nothing shows it."""
-    if len(first) != len(second):
-        return f"{len(first):,} and {len(second):,} images"
-    for column, label in (("index", "image"), ("actual", "class")):
-        differs = first[column].to_numpy() != second[column].to_numpy()
-        if differs.any():
-            row = int(differs.argmax())
-            values = first[column].iloc[row], second[column].iloc[row]
-            return f"row {row + 1} is of {label} {values[0]} and of {label} {values[1]}"
-    return None
-
-
 def compare_predictions(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     """Compare two tables of predictions image by image; each difference is the second minus the first.
 
@@ -77,17 +64,16 @@ def compare_predictions(first: pd.DataFrame, second: pd.DataFrame) -> Comparison
     Raises:
         ValueError: the tables are not of the same images.
     """
-    if reason := find_other_images(first, second):
-        raise ValueError(reason)
-    actual = first["actual"].to_numpy()
-    rights = [(table["predicted"] == table["actual"]).to_numpy() for table in (first, second)]
-    names = sorted(set(actual))
-    members = [[right[actual == name] for right in rights] for name in names]
-    tests = [_compare(*rights_of_class) for rights_of_class in members]
+    if len(first) != len(second):
+        raise ValueError(f"{len(first):,} and {len(second):,} images")
+    if (first[["index", "actual"]] != second[["index", "actual"]]).any(axis=None):
+        raise ValueError("an index or an actual class differs")
+    one, other = ((table["predicted"] == table["actual"]).to_numpy() for table in (first, second))
+    classes = [(name, (first["actual"] == name).to_numpy()) for name in sorted(set(first["actual"]))]
+    tests = [_compare(one[members], other[members]) for _, members in classes]
     adjusted = stats.false_discovery_control([test.p_value for test in tests], method="bh")
-    one, other = rights
     return Comparison(
-        count=len(actual),
+        count=len(one),
         first=_accuracy(one),
         second=_accuracy(other),
         paired=_compare(one, other),
@@ -98,15 +84,15 @@ def compare_predictions(first: pd.DataFrame, second: pd.DataFrame) -> Comparison
         classes=[
             ClassDifference(
                 name=name,
-                count=len(rights_of_class[0]),
-                first=float(rights_of_class[0].mean()),
-                second=float(rights_of_class[1].mean()),
+                count=int(members.sum()),
+                first=float(one[members].mean()),
+                second=float(other[members].mean()),
                 difference=test.difference,
                 p_value=test.p_value,
                 adjusted_p_value=float(p_value),
                 moved="no" if p_value >= SIGNIFICANCE else "up" if test.difference > 0 else "down",
             )
-            for name, rights_of_class, test, p_value in zip(names, members, tests, adjusted, strict=True)
+            for (name, members), test, p_value in zip(classes, tests, adjusted, strict=True)
         ],
     )
 

@@ -1,6 +1,5 @@
 """What is reported of a network's predictions: metrics with their uncertainty, and tables. Logits are on the CPU."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,15 +25,15 @@ def summarize(logits: Tensor, labels: Tensor, logits_with_flips: Tensor | None =
     """
     scores = score(logits, labels)
     interval = wilson_interval(round(scores.accuracy * len(labels)), len(labels))
-    metrics = {
+    flips = {} if logits_with_flips is None else {"test_accuracy_with_flips": score(logits_with_flips, labels).accuracy}
+    return {
         "test_loss": scores.loss,
         "test_accuracy": scores.accuracy,
         "test_accuracy_low": interval.low,
         "test_accuracy_high": interval.high,
+        **flips,
+        "calibration_error": expected_calibration_error(reliability_bins(logits, labels)),
     }
-    if logits_with_flips is not None:
-        metrics["test_accuracy_with_flips"] = score(logits_with_flips, labels).accuracy
-    return metrics | {"calibration_error": expected_calibration_error(reliability_bins(logits, labels))}
 
 
 def tabulate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[str]) -> pd.DataFrame:
@@ -53,12 +52,12 @@ def tabulate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
 
 def tabulate_classes(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     """A row for each class that has images: class, images, correct, accuracy, and the ends of its 95 % interval."""
-    images = Counter(predictions["actual"])
-    correct = Counter(predictions.loc[predictions["actual"] == predictions["predicted"], "actual"])
+    rights = (predictions["actual"] == predictions["predicted"]).groupby(predictions["actual"])
     rows = []
-    for name in filter(images.get, class_names):
-        interval = wilson_interval(correct[name], images[name])
-        rows.append((name, images[name], correct[name], correct[name] / images[name], interval.low, interval.high))
+    for name in (name for name in class_names if name in rights.groups):
+        right = rights.get_group(name)
+        interval = wilson_interval(int(right.sum()), len(right))
+        rows.append((name, len(right), int(right.sum()), float(right.mean()), interval.low, interval.high))
     return pd.DataFrame(rows, columns=list(CLASS_COLUMNS))
 
 
