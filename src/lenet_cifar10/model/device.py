@@ -109,7 +109,7 @@ def describe_environment(device: torch.device) -> dict[str, str | int]:
     """
     return {
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -119,7 +119,7 @@ def describe_environment(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     """The processor's model, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
