@@ -52,7 +52,14 @@ def resolve_device(name: str, setting: str = "params.yaml: device") -> torch.dev
 
 
 def set_deterministic(threads: int) -> None:
-    """Have torch compute the same bits again: on the same kind of device, with the same number of threads."""
+    """Have torch compute the same bits again: on the same kind of device, with the same number of threads.
+
+    Raises:
+        UserError: a variable is set with which torch waits for ever for its threads.
+    """
+    for name in ("OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_THREAD_LIMIT"):
+        if name in os.environ:
+            raise UserError(f"{name}: found {os.environ[name]}, with which torch can hang; unset this variable")
     torch.set_num_threads(threads)
     # cuBLAS reads this when CUDA starts; without it older versions of torch refuse deterministic mode.
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
