@@ -12,14 +12,19 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 TASK = yaml.safe_load((ROOT / "stages/cluster/skypilot.yaml").read_text())
-# srun: two tasks, one on each of two nodes. dvc: what it was called with, and the stage's command.
+# srun starts two tasks, one on each of two nodes; dvc says what it was called with, and runs the stage's command.
 REPORT = """#!{python}
 import json, os, sys
 names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 print(json.dumps({{name: v for name, v in os.environ.items() if name in names or name.startswith("PET_")}}))
 """
+SRUN = """#!/bin/bash
+[ "$SLURM_KILL_BAD_EXIT" = 1 ] && [ "$SRUN_CPUS_PER_TASK" = 1 ] || exit 9
+export SLURM_LOCALID=0
+SLURM_PROCID=0 "$@" && SLURM_PROCID=1 "$@"
+"""
 TOOLS = {
-    "srun": '#!/bin/bash\n[ "$SLURM_KILL_BAD_EXIT$SRUN_CPUS_PER_TASK" = 11 ] || exit 9\nexport SLURM_LOCALID=0\nSLURM_PROCID=0 "$@" && SLURM_PROCID=1 "$@"\n',
+    "srun": SRUN,
     "scontrol": '#!/bin/bash\n[ "$*" = "show hostnames node[1-2]" ] && printf "node1\\nnode2\\n"\n',
     "dvc": '#!/bin/bash\necho "dvc $*"\n${LAUNCHER:-python} stages/train.py\n',
     "python": REPORT.format(python=sys.executable),

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import torch
 import typer
 from PIL import ExifTags, Image
+from project import commit, run
 from typer.testing import CliRunner, Result
 
 from lenet_cifar10.commands.predict import find_files, predict, printable, rank, read_image
@@ -27,7 +26,6 @@ from lenet_cifar10.model.lenet import LeNet
 from lenet_cifar10.model.weights import load_weights, save_weights
 
 NAMES = ("cat", "dog", "frog", "ship")
-COMMIT = ["git", "-c", "user.name=A", "-c", "user.email=a@b", "commit", "--quiet", "--message", "Weights"]
 RANDOM = np.random.default_rng(0)
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 QUARTERS = Image.new("RGB", (60, 40))
@@ -84,7 +82,7 @@ def test_a_large_image_is_averaged_not_sampled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "format"),
-    [("RGBA", "PNG"), ("P", "PNG"), ("P", "GIF"), ("CMYK", "TIFF"), ("YCbCr", "TIFF"), ("RGBA", "ICNS"), ("P", "ICO")],
+    [("P", "PNG"), ("P", "GIF"), ("CMYK", "TIFF"), ("RGBA", "ICNS"), ("P", "ICO"), ("RGB", "WEBP"), ("RGB", "BMP")],
 )
 def test_the_colours_of_every_mode_are_kept(tmp_path: Path, mode: str, format: str) -> None:
     image = QUARTERS.resize((64, 64), Image.Resampling.NEAREST).convert(mode)
@@ -111,7 +109,7 @@ def test_transparent_parts_are_white_and_their_hidden_colour_does_not_bleed(tmp_
     assert (pixels[2] >= 254).all()  # white and blue are both full of blue
 
 
-@pytest.mark.parametrize(("mode", "transparent", "opaque"), [("RGB", RED, BLUE), ("L", 7, 90), ("P", 0, 1)])
+@pytest.mark.parametrize(("mode", "transparent", "opaque"), [("RGB", RED, BLUE), ("P", 0, 1)])
 def test_the_colour_that_a_png_calls_transparent_is_white(
     tmp_path: Path, mode: str, transparent: Any, opaque: Any
 ) -> None:
@@ -119,22 +117,20 @@ def test_the_colour_that_a_png_calls_transparent_is_white(
     if mode == "P":
         image.putpalette([*RED, *BLUE])
     image.paste(opaque, (32, 0, 64, 64))
-    left, right = quarters(read(tmp_path, encode(image, "PNG", transparency=transparent)))[:2]
-    assert (left, right) == (WHITE, (90,) * 3 if mode == "L" else BLUE)
+    assert quarters(read(tmp_path, encode(image, "PNG", transparency=transparent)))[:2] == [WHITE, BLUE]
 
 
 def test_half_transparent_black_is_grey(tmp_path: Path) -> None:
     assert only_colour(read(tmp_path, encode(Image.new("LA", (40, 40), (0, 128)), "PNG"))) == (127,) * 3
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("orientation", "undo"), [(3, 3), (6, 2), (8, 4), (5, 5)])
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
-def test_a_turned_image_is_read_upright(tmp_path: Path, orientation: int, format: str) -> None:
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the transposition that undoes what the orientation means
-    image = QUARTERS if orientation == 1 else QUARTERS.transpose(Image.Transpose(undo[orientation]))
+def test_a_turned_image_is_read_upright(tmp_path: Path, orientation: int, undo: int, format: str) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    assert_quarters(read(tmp_path, encode(image, format, exif=exif, quality=95)), tolerance=12)
+    turned = QUARTERS.transpose(Image.Transpose(undo))
+    assert_quarters(read(tmp_path, encode(turned, format, exif=exif, quality=95)), tolerance=12)
 
 
 def test_damaged_exif_leaves_the_image_readable(tmp_path: Path) -> None:
@@ -196,7 +192,7 @@ def test_a_cut_jpeg_is_refused(tmp_path: Path, kept: float, options: dict[str, A
         read(tmp_path, content[: int(len(content) * kept)])
 
 
-@pytest.mark.parametrize("format", ["PNG", "GIF", "TIFF", "BMP", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "GIF", "TIFF", "WEBP"])
 def test_an_image_cut_in_half_is_refused(tmp_path: Path, format: str) -> None:
     content = encode(PHOTO, format)
     with pytest.raises(UserError, match="is not an image that can be read"):
@@ -354,10 +350,9 @@ def test_the_weights_are_those_of_the_workspace_or_of_a_revision(
     path = Path("data/model/lenet.safetensors")
     path.parent.mkdir(parents=True)
     weights.rename(path)
-    for words in (["git", "init", "--quiet"], ["dvc", "init", "--quiet"], ["git", "add", "data"], COMMIT):
-        subprocess.run(
-            words, check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        )
+    run(Path(), "git", "init", "--quiet")
+    run(Path(), "dvc", "init", "--quiet")
+    commit(Path(), "weights")
     assert call("photos", "--json").stdout == expected
     save_weights(path, LeNet(ModelSection(dropout=0.5), 2), ("left", "right"))
     assert "left" in call("photos").stdout

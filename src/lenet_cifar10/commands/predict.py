@@ -180,13 +180,14 @@ def printable(text: str) -> str:
 
 def _load_weights(revision: str | None, weights: Path | None) -> "tuple[LeNet, Sequence[str], str]":
     """The network, the names of its classes, and what to call its weights."""
-    from lenet_cifar10.experiments import revisions
     from lenet_cifar10.model.weights import parse_weights
 
     if weights is not None:
         title = printable(str(weights))
         remedy = "name a file that this project wrote, such as dvc get fetches"
         return *parse_weights(weights.read_bytes(), title, remedy), title
+    from lenet_cifar10.experiments import revisions  # imports dvc, which a file needs not
+
     path, revision = "data/model/lenet.safetensors", revisions.WORKSPACE if revision is None else revision
     title = printable(revisions.describe(path, revision))
     try:
