@@ -34,6 +34,13 @@ def test_dvc_s_own_pages_need_no_network(chromium: Browser, project_copy: Path) 
             assert (opened.requests, opened.errors) == ([], [])
 
 
+def test_a_template_of_one_s_own_stays(project_copy: Path) -> None:
+    run(project_copy, "dvc", "config", "plots.html_template", "mine.html")
+    call(project_copy)
+    assert run(project_copy, "dvc", "config", "plots.html_template").stdout == "mine.html\n"
+    assert not (project_copy / ".dvc/plots.html").exists()
+
+
 def test_a_broken_configuration_is_named(project_copy: Path) -> None:
     (project_copy / ".dvc/config.local").write_text("[plots\n")
     with pytest.raises(UserError, match=r"^dvc config: .*; fix \.dvc/config or"):

@@ -76,7 +76,8 @@ def _report(study: "Study", root: Path, experiments: set[str]) -> None:
     rows.add_row("validation accuracy", *(show_figure(trial.value) for trial in best))
     rows.add_row("experiment", *(trial.user_attrs["experiment"] for trial in best), end_section=True)
     for key in best[0].params:
-        rows.add_row(key, *(show_figure(trial.params[key]) for trial in best))
+        values = (trial.params[key] for trial in best)
+        rows.add_row(key, *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values))
     console.print(rows)
     say(f"pictures: {', '.join(str(path) for path in draw(study, root / PICTURES / study.study_name))}")
     name = best[0].user_attrs["experiment"]
