@@ -1,26 +1,22 @@
-"""Download: the archive that params.yaml pins by its hash -> data/raw/."""
+"""Download: the archive whose SHA-256 is data.sha256 -> data/raw/."""
 
 import os
 from pathlib import Path
 
-from lenet_cifar10 import interruption
-
-interruption.answer_signals()
-
-from lenet_cifar10 import stage
-from lenet_cifar10.fetch import fetch
-from lenet_cifar10.params import Params
+from lenet_cifar10.common.params import load_params
+from lenet_cifar10.common.stage import run_stage
+from lenet_cifar10.data.download import download
 
 ARCHIVE = Path("data/raw/cifar-10-python.tar.gz")
 
 
 def main() -> None:
-    """Fetch the archive from the first source that serves it."""
-    section = Params.load(Path("params.yaml")).data
-    # In an experiment's copy DVC_ROOT is the project that the copy was made from: a partial file outlives the copy.
+    """Download the archive from the first source that has it."""
+    section = load_params(Path("params.yaml")).data
+    # In an experiment's copy DVC_ROOT is the project that the copy was made from; a partial file outlives the copy.
     project = Path(os.environ.get("DVC_ROOT", "."))
-    fetch(section.urls, section.sha256, ARCHIVE, resume_folder=project / ".resume/downloads", base_folder=project)
+    download(section.urls, section.sha256, ARCHIVE, project / ".checkpoints/downloads", base_folder=project)
 
 
 if __name__ == "__main__":
-    stage.run(main)
+    run_stage(main)

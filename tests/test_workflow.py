@@ -2,264 +2,248 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import GeneratedArchive
-from project import Project, environment
+from project import STAGES, change_params, commit, first_epoch, hash_outputs, read_committed, run, stages_run
 
 PICTURES = {f"{name}.png" for name in ("augmentation", "calibration", "confusion", "curves", "mistakes", "per_class")}
+WEIGHTS = "data/model/lenet.safetensors"
 
 
-def stages_run(text: str) -> list[str]:
-    """The stages that dvc says it ran, in order."""
-    return re.findall(r"Running stage '(\w+)'", text)
-
-
-def read_rows(project: Project, path: str) -> list[dict[str, str]]:
-    with (project.folder / path).open(newline="") as file:
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_outputs_have_the_promised_names_columns_and_keys(pipeline: Project) -> None:
-    history = read_rows(pipeline, "plots/history.csv")
+def read_metrics(folder: Path, name: str) -> dict[str, float]:
+    return json.loads((folder / f"metrics/{name}.json").read_text())
+
+
+def test_outputs_have_the_documented_columns_and_agree_with_each_other(pipeline: Path) -> None:
+    history = read_rows(pipeline / "plots/history.csv")
     columns = ["epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate"]
-    assert [list(row) for row in history] == [columns, columns]
-    assert [row["epoch"] for row in history] == ["1", "2"]
-    train = json.loads(pipeline.read("metrics/train.json"))
-    assert list(train) == ["epochs", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"]
-    assert train["validation_loss"] == float(history[-1]["validation_loss"])
-    test = json.loads(pipeline.read("metrics/test.json"))
-    assert list(test) == [
-        "loss",
-        "accuracy",
-        "accuracy_low",
-        "accuracy_high",
-        "accuracy_with_flips",
-        "expected_calibration_error",
-        "per_class",
-    ]
-    assert 0 <= test["accuracy_low"] < test["accuracy"] < test["accuracy_high"] <= 1
-    predictions = read_rows(pipeline, "plots/predictions.csv")
+    assert list(history[0]) == columns
+    assert [row["epoch"] for row in history] == ["1", "2", "3", "4", "5", "6"]
+    train, test = read_metrics(pipeline, "train"), read_metrics(pipeline, "test")
+    assert len(train | test) == len(train) + len(test) <= 12  # what a person reads, and no name twice
+    assert train == {"epochs": 6} | {name: float(history[-1][name]) for name in columns[1:5]}
+
+    predictions = read_rows(pipeline / "plots/predictions.csv")
     assert list(predictions[0]) == ["index", "actual", "predicted", "confidence"]
     assert [row["index"] for row in predictions] == [str(index) for index in range(100)]
-    right = sum(row["actual"] == row["predicted"] for row in predictions)
-    assert test["accuracy"] == pytest.approx(right / 100)
-    per_class = {row["class"]: float(row["accuracy"]) for row in read_rows(pipeline, "plots/per_class.csv")}
-    assert per_class == test["per_class"]
-    assert len(per_class) == 10
-    bins = read_rows(pipeline, "plots/calibration.csv")
+    correct = sum(row["actual"] == row["predicted"] for row in predictions)
+    assert test["test_accuracy"] == pytest.approx(correct / 100)
+    assert 0 <= test["test_accuracy_low"] < test["test_accuracy"] < test["test_accuracy_high"] <= 1
+    classes = read_rows(pipeline / "plots/per_class.csv")
+    assert list(classes[0]) == ["class", "images", "correct", "accuracy", "low", "high"]
+    assert sum(int(row["correct"]) for row in classes) == correct
+    bins = read_rows(pipeline / "plots/calibration.csv")
     assert list(bins[0]) == ["confidence", "accuracy", "count"]
-    assert sum(int(row["count"]) for row in bins) == 100
     gaps = sum(int(row["count"]) * abs(float(row["accuracy"]) - float(row["confidence"])) for row in bins)
-    assert test["expected_calibration_error"] == pytest.approx(gaps / 100)
-    assert {path.name for path in (pipeline.folder / "plots/images").iterdir()} == PICTURES
+    assert test["calibration_error"] == pytest.approx(gaps / 100)
+    assert {path.name for path in (pipeline / "plots/images").iterdir()} == PICTURES
 
 
-def test_git_sees_no_output_that_dvc_caches_and_every_one_that_it_does_not(pipeline: Project) -> None:
-    tracked = set(pipeline.git("ls-files", "data", "metrics", "plots").split())
+def test_git_tracks_metrics_and_plots_and_ignores_what_dvc_caches(pipeline: Path) -> None:
+    tracked = set(run(pipeline, "git", "ls-files", "data", "metrics", "plots").stdout.split())
     assert {name for name in tracked if name.startswith("data/")} == {"data/.gitignore", "data/README.md"}
-    assert {"metrics/train.json", "metrics/test.json", "plots/history.csv", "plots/predictions.csv"} <= tracked
-    assert {"plots/per_class.csv", "plots/images/curves.png"} <= tracked
-    assert pipeline.git("status", "--porcelain") == ""
-
-
-def test_a_second_repro_skips_every_stage(pipeline: Project) -> None:
-    text = pipeline.dvc("repro")
-    assert stages_run(text) == []
-    assert "Data and pipelines are up to date." in text
-    assert "up to date" in pipeline.dvc("status")
-
-
-def test_a_changed_augmentation_reruns_train_and_what_follows(pipeline: Project) -> None:
-    pipeline.change_params({"augment.rotation_degrees": 5})
-    assert stages_run(pipeline.dvc("repro")) == ["train", "evaluate", "figures", "card"]
-
-
-def test_a_changed_figure_style_reruns_figures_only(pipeline: Project) -> None:
-    pipeline.change_params({"figures.colormap": "cividis"})
-    assert stages_run(pipeline.dvc("repro")) == ["figures"]
-
-
-def test_a_changed_picture_s_code_reruns_figures_only(pipeline: Project) -> None:
-    module = pipeline.folder / "src/lenet_cifar10/figures.py"
-    module.write_text(module.read_text() + "# changed\n")
-    assert stages_run(pipeline.dvc("repro")) == ["figures"]
-
-
-def test_what_only_evaluate_reports_by_does_not_train_again(pipeline: Project) -> None:
-    module = pipeline.folder / "src/lenet_cifar10/reporting.py"
-    module.write_text(module.read_text() + "# changed\n")
-    assert stages_run(pipeline.dvc("repro")) == ["evaluate", "figures"]
-
-
-def test_another_mirror_reruns_nothing_and_no_local_path_enters_the_lock(
-    pipeline: Project, generated: GeneratedArchive
-) -> None:
-    pipeline.change_params({"data.urls": ["https://example.com/mirror.tar.gz"]})
-    assert stages_run(pipeline.dvc("repro")) == []
-    assert str(generated.path) not in pipeline.read("dvc.lock").decode()
-
-
-def test_metrics_params_and_plots_compare_two_commits(pipeline: Project, tmp_path: Path) -> None:
-    pipeline.change_params({"train.learning_rate": 0.002})
-    pipeline.dvc("repro")
-    pipeline.commit("slower")
-    shown = json.loads(pipeline.dvc("metrics", "show", "--json"))
-    assert set(shown[""]["data"]) == {"metrics/train.json", "metrics/test.json", "metrics/environment.json"}
-    compared = json.loads(pipeline.dvc("metrics", "diff", "--json", "HEAD~1"))
-    assert {"old", "new", "diff"} <= set(compared["metrics/train.json"]["train_loss"])
-    params = json.loads(pipeline.dvc("params", "diff", "--json", "HEAD~1"))
-    assert list(params["params.yaml"]) == ["train.learning_rate"]
-    assert params["params.yaml"]["train.learning_rate"]["new"] == 0.002
-    page = tmp_path / "page"
-    pipeline.dvc("plots", "diff", "HEAD~1", "HEAD", "--out", page)
-    assert (page / "index.html").stat().st_size > 10_000
-
-
-def test_plots_show_renders_each_chart_and_picture_once(pipeline: Project) -> None:
-    plots = json.loads(pipeline.dvc("plots", "show", "--json", "--split"))["data"]
-    charts = {name for name, shown in plots.items() if shown[0]["type"] == "vega"}
     tables = {f"plots/{name}.csv" for name in ("history", "predictions", "per_class", "calibration")}
-    assert charts == {"Loss", "Accuracy", *tables}
-    pictures = {Path(name).name for name in plots if name not in charts}
-    assert pictures == PICTURES
-    assert all(len(shown) == 1 for shown in plots.values())
-    for name in ("Loss", "Accuracy"):  # two epochs, training and validation on one chart
-        points = plots[name][0]["anchor_definitions"]["<DVC_METRIC_DATA>"]
-        quantity = name.lower()
-        assert {(int(point["epoch"]), point["field"]) for point in points} == {
-            (epoch, f"{part}_{quantity}") for epoch in (1, 2) for part in ("train", "validation")
-        }
+    assert {"metrics/train.json", "metrics/test.json", *tables} <= tracked
+    assert {f"plots/images/{name}" for name in PICTURES} <= tracked
+    assert run(pipeline, "git", "status", "--porcelain").stdout == ""
 
 
-def test_an_experiment_changes_one_parameter_and_shows_beside_its_commit(pipeline: Project) -> None:
-    pipeline.dvc("exp", "run", "--name", "slow", "--set-param", "train.learning_rate=0.000001")
-    assert "learning_rate: 1e-06" in pipeline.read("params.yaml").decode()
-    assert "# Peak step size" in pipeline.read("params.yaml").decode()
-    table = list(csv.DictReader(pipeline.dvc("exp", "show", "--csv").splitlines()))
-    row = next(row for row in table if row["Experiment"] == "slow")
-    assert float(row["train.learning_rate"]) == 1e-06
-    assert float(row["train_loss"]) == json.loads(pipeline.read("metrics/train.json"))["train_loss"]
-    assert float(row["accuracy"]) == json.loads(pipeline.read("metrics/test.json"))["accuracy"]
-    page = pipeline.folder / "page"
-    pipeline.dvc("plots", "diff", "HEAD", "slow", "--out", page)
-    assert {path.name for path in (page / "static").iterdir()} == {
-        f"{revision}_plots_images_{name}" for revision in ("HEAD", "slow") for name in PICTURES
-    }
-    difference = json.loads(pipeline.dvc("exp", "diff", "--json", "HEAD", "slow"))
-    assert difference["params"]["params.yaml"]["train.learning_rate"]["new"] == 1e-06
+def test_the_five_commands(project_copy: Path) -> None:
+    """Repro, exp run, metrics diff, plots and exp show, as the README has them."""
+    result = run(project_copy, "dvc", "repro")
+    assert stages_run(result) == []
+    assert "up to date" in result.stdout
+
+    result = run(project_copy, "dvc", "exp", "run", "--name", "slow", "--set-param", "train.learning_rate=0.000001")
+    assert stages_run(result) == ["train", "evaluate", "report"]
+
+    difference = json.loads(run(project_copy, "dvc", "metrics", "diff", "--json").stdout)
+    assert difference["metrics/train.json"]["train_loss"]["new"] == read_metrics(project_copy, "train")["train_loss"]
+
+    page = project_copy.parent / "page"
+    plots = json.loads(run(project_copy, "dvc", "plots", "diff", "HEAD", "slow", "--json", "--out", page).stdout)
+    tables = {f"plots/{name}.csv" for name in ("history", "predictions", "per_class", "calibration")}
+    pictures = {f"plots/images/{name}" for name in PICTURES}
+    assert {Path(name).as_posix() for name in plots["data"]} == {"Loss", "Accuracy", *tables, *pictures}
+
+    command = ("dvc", "exp", "show", "--csv", "--only-changed", "--drop", ".*/")
+    table = list(csv.DictReader(run(project_copy, *command).stdout.splitlines()))
+    (row,) = [row for row in table if row["Experiment"] == "slow"]
+    assert float(row["train.learning_rate"]) == 1e-6
+    assert float(row["test_loss"]) == read_metrics(project_copy, "test")["test_loss"]
+    assert len(row) < 20
 
 
-def test_a_repeated_experiment_restores_train_instead_of_running_it(pipeline: Project) -> None:
-    run = ("exp", "run", "--temp", "--name", "again", "--set-param", "train.learning_rate=0.003")
-    first = pipeline.dvc(*run)
-    assert stages_run(first) == ["train", "evaluate", "figures", "card"]
-    pipeline.dvc("exp", "remove", "again")
-    second = pipeline.dvc(*run)
-    assert stages_run(second) == []
-    cached = re.findall(r"Stage '(\w+)' is cached - skipping run, checking out outputs", second)
-    assert cached == ["train", "evaluate", "figures", "card"]
+OTHER_VALUES: dict[str, Any] = {
+    "seed": 1,
+    "device": "cpu",
+    "data.urls": ["https://example.com/mirror.tar.gz"],
+    "data.sha256": "0" * 64,
+    "data.validation_size": 50,
+    "data.split_seed": 1,
+    "augment.rotation_degrees": 5.0,
+    "model.dropout": 0.1,
+    "train.threads": 2,
+    "evaluate.test_time_flips": False,
+    "figures.dpi": 60,
+}
+OTHER_CODE = (
+    "src/lenet_cifar10/common/console.py",
+    "src/lenet_cifar10/data/archive.py",
+    "src/lenet_cifar10/data/arrays.py",
+    "src/lenet_cifar10/data/download.py",
+    "src/lenet_cifar10/data/synthetic.py",
+    "src/lenet_cifar10/evaluation/figures.py",
+    "src/lenet_cifar10/experiments/revisions.py",
+    "src/lenet_cifar10/commands/__init__.py",
+    "src/lenet_cifar10/model/lenet.py",
+    "src/lenet_cifar10/training/loop.py",
+    "tests/conftest.py",
+    "README.md",
+)
+RERUN = {  # by the key that dvc.yaml names: a section, or one value of it
+    "seed": {"train", "report"},
+    "device": {"train", "evaluate"},
+    "data.sha256": {"download", "report"},
+    "data.validation_size": {"prepare", "report"},
+    "data.split_seed": {"prepare"},
+    "augment": {"train", "report"},
+    "model": {"train", "report"},
+    "train": {"train", "report"},
+    "train.threads": {"evaluate"},
+    "evaluate": {"evaluate"},
+    "figures": {"report"},
+    "src/lenet_cifar10/common": set(STAGES),
+    "src/lenet_cifar10/data/archive.py": {"prepare"},
+    "src/lenet_cifar10/data/arrays.py": {"prepare", "train", "evaluate", "report"},
+    "src/lenet_cifar10/data/download.py": {"download"},
+    "src/lenet_cifar10/evaluation": {"report"},
+    "src/lenet_cifar10/model": {"train", "evaluate", "report"},
+    "src/lenet_cifar10/training": {"train"},
+}
 
 
-def test_a_queued_experiment_runs_the_code_it_was_queued_with(pipeline: Project) -> None:
-    module = pipeline.folder / "src/lenet_cifar10/evaluation.py"
-    queued = module.read_text()
-    pipeline.dvc("exp", "run", "--queue", "--name", "queued", "--set-param", "train.learning_rate=0.004")
-    module.write_text(queued + '\nraise RuntimeError("the changed code ran")\n')
-    pipeline.dvc("exp", "run", "--run-all")
-    difference = json.loads(pipeline.dvc("exp", "diff", "--json", "HEAD", "queued"))
-    assert difference["params"]["params.yaml"]["train.learning_rate"]["new"] == 0.004
-    assert "train_loss" in difference["metrics"]["metrics/train.json"]
-    failed = pipeline.dvc("exp", "run", "--temp", "--set-param", "train.learning_rate=0.005", check=False)
-    assert "the changed code ran" in failed
+def test_what_is_changed_reruns_its_own_stages_and_no_others(project_copy: Path) -> None:
+    """So a mirror reruns nothing, a figure or a download never trains again, the loop never prepares again."""
+    change_params(project_copy, OTHER_VALUES)
+    for name in OTHER_CODE:
+        with (project_copy / name).open("a") as file:
+            file.write("\n# changed\n")
+    found: dict[str, set[str]] = {}
+    for stage, entries in json.loads(run(project_copy, "dvc", "status", "--json").stdout).items():
+        for entry in entries:
+            changed = dict(entry.get("changed deps", {}))
+            for name in (*changed.pop("params.yaml", {}), *changed):
+                found.setdefault(name, set()).add(stage)
+    assert found == RERUN
 
 
-def test_weights_and_their_card_reach_another_folder_by_dvc_get(pipeline: Project, tmp_path: Path) -> None:
-    elsewhere = Project(tmp_path / "elsewhere")
-    elsewhere.folder.mkdir()
-    for name in ("lenet.safetensors", "card.md"):
-        elsewhere.dvc("get", pipeline.folder, f"data/model/{name}", "--rev", "main")
-        assert elsewhere.read(name) == pipeline.read(f"data/model/{name}")
+def test_a_local_path_of_the_archive_stays_out_of_dvc_lock(pipeline: Path) -> None:
+    assert str(pipeline.parent) in (pipeline / "params.yaml").read_text()
+    assert str(pipeline.parent) not in (pipeline / "dvc.lock").read_text()
 
 
-def test_lost_outputs_come_back_by_checkout_and_restore(pipeline: Project) -> None:
-    good = {name: pipeline.read(name) for name in ("data/model/lenet.safetensors", "plots/history.csv")}
-    pipeline.change_params({"train.learning_rate": 100.0, "train.weight_decay": 10.0})
-    failed = pipeline.run("dvc", "repro", check=False)
-    assert failed.status == 255
-    assert "training has diverged" in failed.text
-    assert "Traceback" not in failed.text
-    assert not (pipeline.folder / "data/model/lenet.safetensors").exists()
-    changed = pipeline.read("params.yaml")
-    pipeline.git("restore", "dvc.lock", "metrics", "plots")
-    pipeline.dvc("checkout")
-    assert pipeline.read("params.yaml") == changed
-    assert {name: pipeline.read(name) for name in good} == good
-    pipeline.git("restore", "params.yaml")
-    assert stages_run(pipeline.dvc("repro")) == []
+def test_a_forced_rerun_gives_every_byte_again(project_copy: Path) -> None:
+    before = hash_outputs(project_copy)
+    result = run(project_copy, "dvc", "repro", "--force")
+    assert stages_run(result) == list(STAGES)
+    assert first_epoch(result.stdout) == 1
+    assert hash_outputs(project_copy) == before
 
 
-def test_the_history_can_be_plotted_while_training_runs(pipeline: Project) -> None:
-    pipeline.change_params({"train.epochs": 5000})
-    process = subprocess.Popen(
-        ["dvc", "repro"],
-        cwd=pipeline.folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
-        next(line for line in process.stdout if line.startswith("epoch 3/"))  # fails when training ends before
-        plots = json.loads(pipeline.dvc("plots", "show", "--json", "--split"))["data"]
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-    points = plots["Loss"][0]["anchor_definitions"]["<DVC_METRIC_DATA>"]
-    assert {int(point["epoch"]) for point in points} >= {1, 2, 3}
+@pytest.mark.slow
+def test_queued_and_copied_experiments_run_the_code_of_their_time_and_give_the_same_bytes(project_copy: Path) -> None:
+    run(project_copy, "dvc", "exp", "run", "--queue", "--force", "--name", "queued")
+    run(project_copy, "dvc", "exp", "run", "--queue", "--force", "--name", "other", "-S", "seed=1")
+    broken = project_copy / "src/lenet_cifar10/evaluation/metrics.py"
+    broken.write_text('raise RuntimeError("the code of later ran")\n')
+    assert "the code of later ran" in run(project_copy, "dvc", "exp", "run", "--temp", check=False).stderr
+    run(project_copy, "dvc", "queue", "start", "--jobs", "2")
+    deadline = time.monotonic() + 300
+    while re.search("Running|Queued", status := run(project_copy, "dvc", "queue", "status").stdout):
+        assert time.monotonic() < deadline, status
+        time.sleep(1)
+    assert status.count("Success") == 2
+    run(project_copy, "git", "restore", ".")
+    run(project_copy, "dvc", "exp", "run", "--temp", "--force", "--name", "copied")
+    for name in ("dvc.lock", "metrics/test.json", "plots/history.csv", "plots/predictions.csv"):
+        expected = read_committed(project_copy, "HEAD", name)
+        assert read_committed(project_copy, "queued", name) == expected
+        assert read_committed(project_copy, "copied", name) == expected
+        assert read_committed(project_copy, "other", name) != expected
 
 
-def test_an_archive_is_named_for_one_run_by_its_path_and_hash(
-    bare_project: Project, generated: GeneratedArchive
-) -> None:
-    before = bare_project.read("params.yaml").decode()
-    sets = {"data.urls": f"[{generated.path}]", "data.sha256": generated.sha256, "data.validation_size": "100"}
-    small = {"train.epochs": "1", "train.batch_size": "50"}
-    options = [word for name, value in (sets | small).items() for word in ("-S", f"{name}={value}")]
-    assert stages_run(bare_project.dvc("exp", "run", *options)) == [
-        "download",
-        "prepare",
-        "train",
-        "evaluate",
-        "figures",
-        "card",
-    ]
-    assert (bare_project.folder / "metrics/test.json").exists()
-    comments = [re.findall(r"^ *#.*", text, flags=re.M) for text in (before, bare_project.read("params.yaml").decode())]
-    assert comments[0] == comments[1]
+@pytest.mark.slow
+def test_a_repeated_experiment_restores_train_from_the_run_cache(project_copy: Path) -> None:
+    command = ("dvc", "exp", "run", "--temp", "--name", "again", "--set-param", "train.learning_rate=0.003")
+    assert stages_run(run(project_copy, *command)) == ["train", "evaluate", "report"]
+    run(project_copy, "dvc", "exp", "remove", "again")
+    result = run(project_copy, *command)
+    assert stages_run(result) == []
+    restored = re.findall(r"Stage '(\w+)' is cached - skipping run, checking out outputs", result.stdout)
+    assert restored == ["train", "evaluate", "report"]
 
 
-def test_a_log_has_one_plain_line_an_epoch_and_a_terminal_a_bar(pipeline: Project) -> None:
-    log = pipeline.stage("train").text
-    assert re.findall(r"^epoch (\d)/2: train loss [\d.]+, accuracy [\d.]+; validation loss", log, flags=re.M) == [
-        "1",
-        "2",
-    ]
-    assert "\x1b" not in log
-    assert "\r" not in log
-    shutil.rmtree(pipeline.folder / ".resume")  # what it would go on from
-    command = f"{sys.executable} stages/train.py"
-    terminal = pipeline.run("script", "-qec", command, "/dev/null", PYTHONPATH="src", TERM="xterm").text
+@pytest.mark.slow
+def test_changed_code_reruns_what_follows_and_stops_where_nothing_changes(project_copy: Path) -> None:
+    download = project_copy / "src/lenet_cifar10/data/download.py"
+    download.write_text(download.read_text() + "\n# changed\n")
+    change_params(project_copy, {"data.urls": ["/not/there.tar.gz"]})
+    assert stages_run(run(project_copy, "dvc", "repro")) == ["download"]  # the archive stays: its hash is right
+
+
+@pytest.mark.slow
+def test_divergence_is_reported_and_the_results_of_before_come_back(project_copy: Path) -> None:
+    before = hash_outputs(project_copy)
+    change_params(project_copy, {"train.learning_rate": 100.0, "train.weight_decay": 10.0})
+    result = run(project_copy, "dvc", "repro", check=False)
+    assert result.returncode == 255
+    assert re.search(r"^error: .*diverged.*learning_rate", result.stderr, re.MULTILINE)
+    assert "Traceback" not in result.stderr
+    assert not (project_copy / WEIGHTS).exists()
+    run(project_copy, "git", "restore", "dvc.lock", "metrics", "plots")
+    run(project_copy, "dvc", "checkout")
+    assert hash_outputs(project_copy) == before
+
+
+@pytest.mark.slow
+def test_a_shell_s_thread_settings_change_nothing(project_copy: Path) -> None:
+    before = hash_outputs(project_copy)
+    run(project_copy, "dvc", "repro", "--force", "--single-item", "train", OMP_NUM_THREADS="3")
+    assert hash_outputs(project_copy) == before
+
+
+@pytest.mark.slow
+def test_lost_history_of_git_and_a_moved_folder_change_nothing(project_copy: Path, tmp_path: Path) -> None:
+    """A project that was downloaded as files, not cloned, and unpacked below a path with spaces."""
+    before = hash_outputs(project_copy)
+    moved = Path(shutil.copytree(project_copy, tmp_path / "a path with spaces" / "project", symlinks=True))
+    shutil.rmtree(moved / ".git")
+    run(moved, "git", "init", "--quiet")
+    run(moved, "git", "config", "user.name", "test")
+    run(moved, "git", "config", "user.email", "test@example.com")
+    commit(moved, "start")
+    assert stages_run(run(moved, "dvc", "repro")) == []
+    assert stages_run(run(moved, "dvc", "repro", "--force")) == list(STAGES)
+    assert hash_outputs(moved) == before
+
+
+@pytest.mark.slow
+def test_a_terminal_shows_a_bar_and_a_log_plain_lines(project_copy: Path) -> None:
+    command = "PYTHONPATH=src python stages/train.py"
+    log = run(project_copy, "sh", "-c", command).stdout
+    assert re.findall(r"^epoch (\d)/6", log, re.MULTILINE) == list("123456")
+    assert not re.search("[\x1b\r]", log)
+    terminal = run(project_copy, "script", "-qec", command, "/dev/null", TERM="xterm").stdout
     assert "\x1b" in terminal
-    assert re.search(r"\d+/12", terminal)  # steps done of all
-    assert re.findall(r"epoch (\d)/2: train loss", terminal) == ["1", "2"]
+    assert re.findall(r"epoch (\d)/6", terminal) == list("123456")

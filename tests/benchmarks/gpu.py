@@ -1,108 +1,69 @@
-"""Measure the first GPU: what an epoch costs, what the recipes reach. Prints the tables and writes them to GPU.md.
+"""Measure training on the first GPU and write the tables to GPU.md; see README.md."""
 
-make bench-gpu      # on data/prepared (after dvc repro): some minutes
-"""
-
-import time
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median
+from tempfile import TemporaryDirectory
 
 import torch
+from benchmarks.accuracy import measure_recipes
+from benchmarks.bench import time_once
+from benchmarks.recipes import ROOT, make_params, start_training
+from benchmarks.report import Table, report
 
-from benchmarks.bench import (
-    FULL_SIZE,
-    ROOT,
-    Table,
-    describe_data,
-    describe_machine,
-    endless_epochs,
-    load_splits,
-    make_params,
-    make_training,
-    time_once,
-)
-from benchmarks.recipes import CLASSIC, SHORT, Changes
-from lenet_cifar10 import dataset, device, errors
-from lenet_cifar10.dataset import Split
-from lenet_cifar10.errors import UserError
-from lenet_cifar10.evaluation import predict, predict_with_flips, score
+from lenet_cifar10.common.stage import UserError, run
+from lenet_cifar10.data.arrays import Split, load_split
+from lenet_cifar10.experiments.revisions import describe_data
+from lenet_cifar10.model.device import set_deterministic
+from lenet_cifar10.training.checkpoint import Checkpoint
 
-RESULTS = Path(__file__).with_name("GPU.md")
-RUNS, SEEDS = 3, range(5)
-
-EPOCHS: dict[str, list[Changes]] = {
-    "default recipe": [],
-    "bfloat16": [{"train": {"precision": "bfloat16"}}],
-    "whitened first layer": [{"model": {"first_layer": "whitened"}}],
-    "batch_size 500": [{"train": {"batch_size": 500}}],
-    "batch_size 1000": [{"train": {"batch_size": 1000}}],
-    "shards 2": [{"train": {"shards": 2}}],
-    "shards 4": [{"train": {"shards": 4}}],
-    "no augmentation": [
-        {"augment": dict.fromkeys(("flip_probability", "translation_pixels", "rotation_degrees"), 0)},
-        {"augment": dict.fromkeys(("shear_degrees", "scale", "brightness", "contrast", "saturation"), 0)},
-    ],
-    "classic recipe": [CLASSIC],
-}
+RUNS = 3
+BATCH_SIZES = (125, 250, 500, 1000, 2000)
 
 
-def measure_epochs(split: Split, validation: Split, where: torch.device) -> Table:
-    """An epoch without validation, and the peak of what is allocated on the GPU."""
-    trains = {name: endless_epochs(make_params(*changes), split, validation, where) for name, changes in EPOCHS.items()}
-    peaks = {}
-    for name, train_epoch in trains.items():  # it ends by reading its figures, so the device has done everything then
-        torch.cuda.reset_peak_memory_stats(where)
-        before = torch.cuda.memory_allocated(where)
-        train_epoch()
-        peaks[name] = torch.cuda.max_memory_allocated(where) - before
-    taken = {name: [] for name in trains}
-    for _ in range(RUNS):
-        for name, train_epoch in trains.items():
-            taken[name].append(time_once(train_epoch))
-    base, *_ = taken.values()
+def measure_epochs(training: Split, validation: Split, device: torch.device) -> Table:
+    """An epoch by batch size; it ends by reading its figures, when the device has done everything."""
     rows = []
-    for name, times in taken.items():
-        ratio = median(time / usual for time, usual in zip(times, base, strict=True))
-        each = median(times)
-        rows.append((name, f"{each:.3f}", f"{ratio:.2f}", f"{len(split) / each:,.0f}", f"{peaks[name] / 1e6:,.0f}"))
+    for batch_size in BATCH_SIZES:
+        params = make_params({"train.batch_size": batch_size, "train.epochs": RUNS + 1})
+        with TemporaryDirectory() as folder:
+            epochs = start_training(params, training, validation, device, Checkpoint(Path(folder), "run"))
+            next(epochs)
+            torch.cuda.reset_peak_memory_stats(device)
+            seconds = median(time_once(lambda: next(epochs)) for _ in range(RUNS))  # noqa: B023 (called at once)
+            peak = torch.cuda.max_memory_allocated(device)
+        row = f"{batch_size}", f"{seconds:.3f}", f"{len(training) / seconds:,.0f}", f"{peak / 1e6:,.0f}"
+        rows.append(row)
     return Table(
-        "A training epoch",
-        f"{len(split):,} images. The memory is what an epoch takes beside the {megabytes(split, validation)} MB "
-        "of the images.",
-        ("what", "seconds", "times the default", "images a second", "memory, MB"),
+        "An epoch",
+        f"The default recipe but for the batch size, {len(training):,} images, with validation and checkpoint.",
+        ("batch size", "seconds", "images a second", "peak memory on the GPU, MB"),
         rows,
     )
 
 
-def megabytes(*splits: Split) -> int:
-    """What the images take on the device."""
-    return round(sum(split.images.nbytes for split in splits) / 1e6)
-
-
-def measure_recipes(split: Split, validation: Split, where: torch.device) -> Table:
-    """The recipes with five seeds; the test set is scored once for each."""
-    classes = len(dataset.load_class_names(ROOT / "data/prepared/classes.json"))
-    test = dataset.load(ROOT / "data/prepared/test.npz", classes)
-    images, labels = torch.from_numpy(test.images).to(where), torch.from_numpy(test.labels)
-    rows = []
-    for name, changes in {"default": {}, "short": SHORT}.items():
-        reached, seconds = [], []
-        for seed in SEEDS:
-            start = time.perf_counter()
-            run = make_training(split, validation, make_params(changes, seed=seed), where, seed)
-            *_, last = run.run()
-            seconds.append(time.perf_counter() - start)
-            scores = [score(function(run.kept, images), labels) for function in (predict, predict_with_flips)]
-            reached.append([last.validation_accuracy, *(found.accuracy for found in scores)])
-        told = [f"{100 * mean(kind):.2f} ± {100 * stdev(kind):.2f}" for kind in zip(*reached, strict=True)]
-        rows.append((name, *told, f"{median(seconds):.1f}"))
-    return Table(
-        "What the recipes reach",
-        "Accuracy in percent: mean and standard deviation of five seeds (0 to 4); flips: the mirror image votes too. "
-        "Seconds of one training, all its epochs and validations.",
-        ("recipe", "validation", "test", "test, flips", "seconds"),
-        rows,
+def measure_trainings(training: Split, validation: Split, device: torch.device) -> Table:
+    """Whole trainings of the default recipe."""
+    params, rows = make_params({}), []
+    for number in range(1, RUNS + 1):
+        with TemporaryDirectory() as folder:
+            epochs = start_training(params, training, validation, device, Checkpoint(Path(folder), "run"))
+            seconds = time_once(lambda: [*epochs])  # noqa: B023 (called at once)
+        rows.append((f"{number}", f"{seconds:.2f}"))
+    note = (
+        f"{params.train.epochs} epochs of the default recipe, with the upload of the images, validation, checkpoints."
     )
+    return Table("A training", note, ("run", "seconds"), rows)
+
+
+def measure(device: torch.device, seeds: bool) -> Iterator[Table]:
+    """Every table, one after the other."""
+    training, validation = (load_split(ROOT / f"data/prepared/{name}.safetensors") for name in ("train", "validation"))
+    yield measure_epochs(training, validation, device)
+    yield measure_trainings(training, validation, device)
+    if seeds:
+        yield measure_recipes({"default": {}}, device)
 
 
 def main() -> None:
@@ -111,20 +72,16 @@ def main() -> None:
     Raises:
         UserError: there is no GPU.
     """
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", action="store_true", help="also train the default recipe with five seeds")
+    options = parser.parse_args()
     if not torch.cuda.is_available():
-        raise UserError("bench-gpu: torch sees no GPU here; run it where there is one")
-    where = device.prepare("cuda", make_params().train.threads)
-    split, validation = load_splits(FULL_SIZE)
-    parts = [
-        "# On a GPU",
-        f"Made by `make bench-gpu` on {describe_data()}; {torch.cuda.get_device_name(where)}, {describe_machine()}.",
-    ]
-    for measure in (measure_epochs, measure_recipes):
-        parts.append(str(measure(split, validation, where)))
-        print(f"\n{parts[-1]}", flush=True)
-    RESULTS.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print(f"\nwritten to {RESULTS}")
+        raise UserError("bench-gpu: torch sees no CUDA GPU here; run it where there is one")
+    device = torch.device("cuda", 0)
+    set_deterministic(make_params({}).train.threads)
+    path = Path(__file__).with_name("GPU.md")
+    report("On a GPU", "make bench-gpu", describe_data(), device, measure(device, options.seeds), path)
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    run(main)

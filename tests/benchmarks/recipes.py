@@ -1,61 +1,50 @@
-"""Recipes beside the default one, as changes to params.yaml by section."""
+"""The recipes that are measured, and how one is trained."""
 
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-Changes = dict[str, dict[str, Any]]
+import torch
 
-# The recipe that is common for this network, as the baseline and `make classic` have it.
-CLASSIC: Changes = {
-    "augment": {
-        "flip_probability": 0.5,
-        "translation_pixels": 0,
-        "rotation_degrees": 10,
-        "shear_degrees": 10,
-        "scale": 0.2,
-        "brightness": 0.2,
-        "contrast": 0.2,
-        "saturation": 0.2,
-        "border": "zero",
-    },
-    "model": {"dropout": 0.5, "first_layer": "learned"},
-    "train": {
-        "precision": "float32",
-        "epochs": 20,
-        "optimizer": "adam",
-        "momentum": 0.0,
-        "learning_rate": 0.001,
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "warmup_fraction": 0.0,
-        "batch_size": 100,
-        "label_smoothing": 0.0,
-        "averaging_decay": 0.0,
-    },
-}
+from lenet_cifar10.common.params import Params, check_params, load_params
+from lenet_cifar10.common.yaml import parse_yaml
+from lenet_cifar10.data.arrays import Split
+from lenet_cifar10.model.lenet import LeNet
+from lenet_cifar10.training.checkpoint import Checkpoint
+from lenet_cifar10.training.distributed import World
+from lenet_cifar10.training.loop import EpochRecord, train
 
-# Reaches the accuracy of the baseline's 20 epochs in five, as `make short` does.
-SHORT: Changes = {
-    "train": {
-        "precision": "bfloat16",
-        "epochs": 5,
-        "learning_rate": 0.05,
-        "warmup_fraction": 0.2,
-        "label_smoothing": 0.0,
-        "averaging_decay": 0.0,
-    },
-    "model": {"dropout": 0.0, "first_layer": "whitened"},
-    "augment": {
-        "translation_pixels": 1,
-        "rotation_degrees": 0,
-        "shear_degrees": 0,
-        "scale": 0,
-        "brightness": 0,
-        "contrast": 0,
-        "saturation": 0,
-    },
-}
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def dotted(changes: Changes) -> dict[str, Any]:
-    """The same values by dotted keys."""
-    return {f"{section}.{key}": value for section, settings in changes.items() for key, value in settings.items()}
+def read_classic() -> dict[str, Any]:
+    """What `make classic` sets, by dotted keys; the Makefile has the only list of it."""
+    definition = (ROOT / "Makefile").read_text().split("\nCLASSIC :=")[1].split("\n\n")[0]
+    return {key: parse_yaml(value, key) for key, value in re.findall(r"(\w+\.\w+)=([^\s)]+)", definition)}
+
+
+def make_params(changes: Mapping[str, Any], seed: int = 0) -> Params:
+    """params.yaml with another seed and some values changed by their dotted keys."""
+    values: dict[str, Any] = load_params(ROOT / "params.yaml").model_dump() | {"seed": seed}
+    for key, value in changes.items():
+        section, name = key.split(".")
+        values[section][name] = value
+    return check_params(values)
+
+
+def start_training(
+    params: Params, training: Split, validation: Split, device: torch.device, checkpoint: Checkpoint
+) -> Iterator[tuple[list[EpochRecord], LeNet]]:
+    """Each `next` trains an epoch, scores the validation images and writes a checkpoint."""
+    return train(
+        training,
+        validation,
+        seed=params.seed,
+        augment_section=params.augment,
+        model_section=params.model,
+        settings=params.train,
+        device=device,
+        world=World(),
+        checkpoint=checkpoint,
+    )

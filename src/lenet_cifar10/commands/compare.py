@@ -7,179 +7,142 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lenet_cifar10 import terminal
-from lenet_cifar10.errors import UserError
+from lenet_cifar10.common.console import console, say, table
+from lenet_cifar10.common.stage import UserError
 
 if TYPE_CHECKING:
-    from lenet_cifar10.comparison import Comparison
-    from lenet_cifar10.results import Answer
+    import pandas as pd
 
-PREDICTIONS, WEIGHTS, TEST_IMAGES = "plots/predictions.csv", "data/model/lenet.safetensors", "data/prepared/test.npz"
+    from lenet_cifar10.evaluation.comparison import Comparison
+
+PREDICTIONS, TEST_IMAGES = "plots/predictions.csv", "data/prepared/test.safetensors"
 
 
 @dataclass(frozen=True)
 class Run:
     """What a revision has of a run."""
 
-    revision: str
-    answers: "list[Answer]"
-    images_hash: str | None  # None where dvc.lock has none
+    source: dict[str, str]  # data and device
+    predictions: "pd.DataFrame"
+    images_md5: str | None  # None without dvc.lock
     params: dict[str, Any]
-    doubts: list[str]  # why its answers may not be those of its parameters
+    doubts: list[str]  # why the predictions may not be those of the parameters
 
 
 def compare(
     first: Annotated[
         str, typer.Argument(metavar="A", help="A commit, branch, tag, experiment, or workspace.")
     ] = "HEAD",
-    second: Annotated[str, typer.Argument(metavar="B", help="The same; without it, the workspace.")] = "workspace",
+    second: Annotated[str, typer.Argument(metavar="B", help="The same.")] = "workspace",
+    all_classes: Annotated[
+        bool, typer.Option("--all-classes", help="List also the classes that did not move.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables, unrounded.")] = False,
 ) -> None:
-    """Tell whether two runs differ by more than chance: B against A, on the same test images.
+    """Compare two runs on the same test images: does B differ from A by more than chance?
 
-    Says the accuracies, their difference and how many images flipped each way, with 95 % intervals (Wilson; Bonett and
-    Price) and McNemar's exact p; which classes moved, with p adjusted over the classes; and which parameters differ.
+    Prints both accuracies, their difference, and how many images flipped each way, with 95 % intervals (Wilson; Bonett
+    and Price) and McNemar's exact p; the classes that moved, with p adjusted over the classes; and the parameters that
+    differ.
 
-    The test is of two trained networks. Another seed gives other networks: whether two settings differ takes several
-    seeds of each. Tables of other test images are refused.
+    The test is of two trained networks. Another seed gives other networks: to compare two settings, run several seeds
+    of each (lenet-cifar10 seeds).
 
     \b
     Examples:
       lenet-cifar10 compare
-      lenet-cifar10 compare main calm
+      lenet-cifar10 compare main calm --all-classes
       lenet-cifar10 compare HEAD~1 HEAD --json
     """
-    from lenet_cifar10.comparison import compare_answers  # here, for importing SciPy and DVC takes a second
+    from lenet_cifar10.evaluation.comparison import compare_predictions
+    from lenet_cifar10.experiments.revisions import differing_params
 
-    runs = _read_run(first), _read_run(second)
-    _refuse_other_images(*runs)
-    doubts = list(dict.fromkeys(doubt for run in runs for doubt in run.doubts))
-    comparison = compare_answers(runs[0].answers, runs[1].answers)
-    params = _find_differences(runs[0].params, runs[1].params)
+    one, other = _read_run(first), _read_run(second)
+    try:
+        if None not in (one.images_md5, other.images_md5) and one.images_md5 != other.images_md5:
+            raise ValueError(f"{TEST_IMAGES} has MD5 {one.images_md5} and {other.images_md5}")
+        comparison = compare_predictions(one.predictions, other.predictions)
+    except ValueError as error:
+        raise UserError(
+            f"{first} and {second}: are not of the same test images ({error}); compare runs on the same data"
+        ) from None
+    runs = {"first": {"revision": first, **one.source}, "second": {"revision": second, **other.source}}
+    params = {
+        key: dict(zip(runs, values, strict=True))
+        for key, values in differing_params([one.params, other.params]).items()
+    }
+    doubts = list(dict.fromkeys(one.doubts + other.doubts))
     if as_json:
-        found = {"revisions": {"first": first, "second": second}, **asdict(comparison), "params": params}
-        typer.echo(json.dumps(found | {"doubts": doubts}, indent=2, default=str))
+        values = {"revisions": runs, **asdict(comparison), "params": params, "doubts": doubts}
+        typer.echo(json.dumps(values, indent=2))
         return
+    for letter, run in zip("AB", runs.values(), strict=True):
+        say(f"{letter}: {run['revision']} ({run['data']}; {run['device']})")
     for doubt in doubts:
-        terminal.say(f"Note: {doubt}")
-    _print_accuracies(comparison, first, second)
-    terminal.say(_conclude(comparison))
-    _print_classes(comparison)
-    _print_params(params)
+        say(f"Note: {doubt}")
+    _print_accuracies(comparison)
+    _print_classes(comparison, all_classes)
+    if not params:
+        say("No parameter differs.")
+        return
+    rows = table("Parameters that differ", "parameter", "A", "B")
+    for key, pair in params.items():
+        rows.add_row(key, *("-" if value is None else json.dumps(value).strip('"') for value in pair.values()))
+    console.print(rows)
 
 
 def _read_run(revision: str) -> Run:
-    from lenet_cifar10 import revisions
-    from lenet_cifar10.results import parse_answers
+    from lenet_cifar10.common.files import parse_table
+    from lenet_cifar10.experiments import revisions
 
-    content, place = revisions.read_bytes(PREDICTIONS, revision), revisions.describe(PREDICTIONS, revision)
-    answers = parse_answers(content, place, revisions.REMEDY)
-    lock, params = revisions.read_lock(revision), revisions.read_params(revision)
+    content, name = revisions.read_file(PREDICTIONS, revision), revisions.describe(PREDICTIONS, revision)
+    stages, params = revisions.read_stages(revision), revisions.read_params(revision)
+    hashes, params_of_run = revisions.output_hashes(stages), revisions.params_of_run(stages)
     doubts = []
-    if TEST_IMAGES not in lock.hashes:
-        name = revisions.describe("dvc.lock", revision)
-        doubts.append(f"{name} has no {TEST_IMAGES}, so only the labels show that the test images are the same")
-    digest = md5(content, usedforsecurity=False).hexdigest()
-    if lock.hashes.get(PREDICTIONS, digest) != digest:
-        doubts.append(f"{place} is not the one in dvc.lock: changed by hand, or its run is not whole; run dvc repro")
-    if changed := [key for key, value in params.items() if lock.params.get(key, value) != value]:
-        name = revisions.describe("params.yaml", revision)
-        doubts.append(f"{name} was changed after the run ({', '.join(changed)}); run dvc repro")
-    outdated = lock.replaced.get("evaluate", frozenset())
-    if replaced := [path for path in (WEIGHTS, TEST_IMAGES) if path in outdated]:
-        doubts.append(f"{place} is of an earlier {' and '.join(replaced)}; run dvc repro")
-    return Run(revision, answers, lock.hashes.get(TEST_IMAGES), lock.params_of_run(params), doubts)
-
-
-def _refuse_other_images(first: Run, second: Run) -> None:
-    from lenet_cifar10.comparison import difference_of_images
-
-    reason = difference_of_images(first.answers, second.answers)
-    hashes = first.images_hash, second.images_hash
-    if reason is None and None not in hashes and hashes[0] != hashes[1]:
-        reason = f"{TEST_IMAGES} has MD5 {hashes[0]} and {hashes[1]}"
-    if reason is not None:
-        raise UserError(
-            f"{first.revision} and {second.revision}: are not of the same test images ({reason}); "
-            "compare runs on the same data"
-        )
-
-
-def _find_differences(first: dict[str, Any], second: dict[str, Any]) -> list[dict[str, Any]]:
-    """The parameters that differ, with a value for each run that has them."""
-    return [
-        {"key": key}
-        | ({"first": first[key]} if key in first else {})
-        | ({"second": second[key]} if key in second else {})
-        for key in first | second
-        if not (key in first and key in second and first[key] == second[key])
-    ]
-
-
-def _print_accuracies(comparison: "Comparison", first: str, second: str) -> None:
-    title = f"A: {first}, B: {second}, on {comparison.count:,} test images"
-    table = terminal.table(title, "accuracy", "value", "95 % from", "to")
-    for name, accuracy in (("A", comparison.first), ("B", comparison.second)):
-        table.add_row(
-            name, *(f"{value:.4f}" for value in (accuracy.value, accuracy.interval.low, accuracy.interval.high))
-        )
-    paired = comparison.paired
-    ends = paired.interval.low, paired.interval.high
-    table.add_row("B - A", *(f"{value:+.4f}" for value in (paired.difference, *ends)))
-    terminal.console.print(table)
-    table = terminal.table("Test images", "right in", "count", "share")
-    for name, count in (
-        ("both", comparison.right_in_both),
-        ("A only", comparison.right_in_first_only),
-        ("B only", comparison.right_in_second_only),
-        ("neither", comparison.wrong_in_both),
-    ):
-        table.add_row(name, f"{count:,}", f"{count / comparison.count:.4f}")
-    terminal.console.print(table)
-
-
-def _conclude(comparison: "Comparison") -> str:
-    from lenet_cifar10.comparison import SIGNIFICANCE
-
-    if comparison.right_in_first_only == comparison.right_in_second_only == 0:
-        return "No difference: each image is right in both or wrong in both."
-    paired, better = comparison.paired, "more" if comparison.paired.difference > 0 else "less"
-    shown, is_significant = f"McNemar's exact p = {_show_p(paired.p_value)}", paired.p_value < SIGNIFICANCE
-    told = (
-        f"These two networks differ significantly (5 % level): B is right {better} often than A ({shown}). "
-        "Whether the settings differ takes several seeds (lenet-cifar10 seeds)."
-        if is_significant
-        else f"These two networks do not differ significantly (5 % level; {shown})."
+    found = md5(content, usedforsecurity=False).hexdigest()
+    if hashes.get(PREDICTIONS, found) != found:
+        doubts.append(f"{name} is not the one in dvc.lock; run dvc repro")
+    if changed := [key for key, value in params.items() if params_of_run.get(key, value) != value]:
+        params_name = revisions.describe("params.yaml", revision)
+        doubts.append(f"{params_name} was changed after the run ({', '.join(changed)}); run dvc repro")
+    return Run(
+        source={"data": revisions.describe_data(revision), "device": revisions.describe_device(revision)},
+        predictions=parse_table(content, name, {"index": int, "actual": str, "predicted": str}),
+        images_md5=hashes.get(TEST_IMAGES),
+        params=params | params_of_run,
+        doubts=doubts,
     )
-    if (paired.interval.low > 0 or paired.interval.high < 0) != is_significant:
-        told += " The interval is approximate, the test exact: a border case."
-    return told
 
 
-def _print_classes(comparison: "Comparison") -> None:
-    title = f"Classes, with McNemar's exact p adjusted for {len(comparison.classes)} tests (Benjamini-Hochberg)"
-    table = terminal.table(title, "class", "images", "A", "B", "B - A", "p", "moved")
-    for item in comparison.classes:
-        figures = f"{item.first:.4f}", f"{item.second:.4f}", f"{item.difference:+.4f}", _show_p(item.adjusted_p_value)
-        table.add_row(item.name, f"{item.count:,}", *figures, item.moved)
-    terminal.console.print(table)
+def _print_accuracies(comparison: "Comparison") -> None:
+    from lenet_cifar10.evaluation.comparison import SIGNIFICANCE
+
+    accuracies = table(f"On {comparison.count:,} test images", "accuracy", "value", "95 % from", "to")
+    for name, value, interval, form in (
+        ("A", comparison.first.value, comparison.first.interval, ".4f"),
+        ("B", comparison.second.value, comparison.second.interval, ".4f"),
+        ("B - A", comparison.paired.difference, comparison.paired.interval, "+.4f"),
+    ):
+        accuracies.add_row(name, *(format(number, form) for number in (value, interval.low, interval.high)))
+    console.print(accuracies)
+    say(f"Right in A only: {comparison.right_in_first_only:,} images; in B only: {comparison.right_in_second_only:,}.")
+    p_value = comparison.paired.p_value
+    verdict = "differ significantly" if p_value < SIGNIFICANCE else "do not differ significantly"
+    say(f"These two networks {verdict} (5 % level; McNemar's exact p = {_show_p(p_value)}).")
 
 
-def _print_params(params: list[dict[str, Any]]) -> None:
-    if not params:
-        terminal.say("No parameter differs.")
+def _print_classes(comparison: "Comparison", all_classes: bool) -> None:
+    shown = [item for item in comparison.classes if all_classes or item.moved != "no"]
+    if not shown:
+        say("No class moved; --all-classes lists them.")
         return
-    table = terminal.table("Parameters that differ", "parameter", "A", "B")
-    for entry in params:
-        table.add_row(entry["key"], *(_show_param(entry[run]) if run in entry else "-" for run in ("first", "second")))
-    terminal.console.print(table)
+    title = f"{'All classes' if all_classes else 'Classes that moved'}; p is adjusted (Benjamini and Hochberg)"
+    classes = table(title, "class", "images", "A", "B", "B - A", "p", "moved")
+    for item in shown:
+        figures = f"{item.first:.4f}", f"{item.second:.4f}", f"{item.difference:+.4f}", _show_p(item.adjusted_p_value)
+        classes.add_row(item.name, f"{item.count:,}", *figures, item.moved)
+    console.print(classes)
 
 
 def _show_p(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else f"{value:.1e}"
-
-
-def _show_param(value: Any) -> str:
-    if isinstance(value, list):
-        return "\n".join(map(_show_param, value))
-    return value if isinstance(value, str) else json.dumps(value, default=str)

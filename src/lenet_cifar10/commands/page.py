@@ -1,169 +1,205 @@
 """Write one page with the figures, charts and pictures of runs."""
 
-from collections.abc import Iterator
-from contextlib import suppress
+import base64
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from lenet_cifar10 import terminal
-from lenet_cifar10.errors import UserError
+from lenet_cifar10.common.console import say
+from lenet_cifar10.common.stage import Stopped, UserError
 
-if TYPE_CHECKING:
-    from lenet_cifar10.experiments import Stop
-    from lenet_cifar10.page import Run
-
-PAGE = Path("dvc_plots/report.html")  # where dvc plots writes too, and Git ignores it
-TRAIN, TEST, PICTURES = "metrics/train.json", "metrics/test.json", "plots/images/"
-HISTORY, PREDICTIONS, CALIBRATION = "plots/history.csv", "plots/predictions.csv", "plots/calibration.csv"
-FILES = (TRAIN, HISTORY, TEST, PREDICTIONS, CALIBRATION, PICTURES)
-CURVES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate")
-POLL_SECONDS, REFRESH_SECONDS = 1.0, 3
-
-# Those that show what no chart shows come first.
-CAPTIONS = {
-    "augmentation.png": ("Augmentation", "Training images as they are and as the network sees them"),
-    "mistakes.png": ("Confident mistakes", "The wrongly classified test images of the highest confidence"),
-    "curves.png": ("Curves", "Loss and accuracy over the epochs, as in the charts above"),
-    "confusion.png": ("Confusion", "Actual against predicted classes, as in the chart above"),
-    "per_class.png": ("Accuracy by class", "Test accuracy of each class with its interval, as in the chart above"),
-    "calibration.png": ("Calibration", "Accuracy against confidence, as in the chart above"),
-}
+PAGE = "dvc_plots/report.html"  # beside DVC's own page, where Git ignores it
+HISTORY, IMAGES = "plots/history.csv", "plots/images"
+CHARTED = {"calibration", "curves", "per_class"}  # pictures that show what charts show
+SECONDS = 3  # between two looks at the files, and between two loads of the page
 
 
 def page(
     revisions: Annotated[
         list[str] | None,
-        typer.Argument(help="Commits, branches, tags or experiments to compare; without them, the workspace."),
+        typer.Argument(help="Commits, branches, tags, experiments or workspace; without them, the workspace."),
     ] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Write it again whenever a file changes, until Ctrl-C.")
-    ] = False,
+    output: Annotated[Path | None, typer.Option(help=f"The file to write; without it, {PAGE}.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Write it again when a file changes, until Ctrl-C.")] = False,
 ) -> None:
     """Write one page with the figures, charts and pictures of a run, or of several side by side.
 
-    The page, dvc_plots/report.html, is one file that needs no network: open it anywhere, send it to anyone. What is not
-    there yet, while training runs, is said in its place.
+    The page is one file that needs no network: open it anywhere, send it to anyone. Its charts are those that
+    dvc.yaml defines.
 
-    With --watch the page is written anew whenever a file of the workspace changes, and it loads itself again every
-    few seconds. Ctrl-C writes it a last time, without that, and ends with status 0; SIGTERM does so with status 143.
+    With --watch the page is written again whenever a file of the workspace changes, and reloads itself every few
+    seconds: curves grow while training runs.
 
     \b
     Examples:
       lenet-cifar10 page
-      lenet-cifar10 page main short workspace
+      lenet-cifar10 page main calm workspace
       lenet-cifar10 page --watch
     """
-    from lenet_cifar10.page import MOST_RUNS
-    from lenet_cifar10.revisions import WORKSPACE, project_root
+    from lenet_cifar10.experiments.revisions import WORKSPACE, project_root
 
-    names = list(dict.fromkeys(revisions or [WORKSPACE]))
-    if len(names) > MOST_RUNS:
-        raise UserError(
-            f"found {len(names)} revisions, expected {MOST_RUNS} at most, for so many colours can be told apart; "
-            "name fewer"
-        )
-    if watch and WORKSPACE not in names:
-        raise UserError(f"--watch: nothing of {', '.join(names)} changes; name workspace as well, or leave --watch out")
-    path = project_root() / PAGE
+    names, root = list(dict.fromkeys(revisions or [WORKSPACE])), project_root()
+    path = (output or root / PAGE).resolve()
+    _write(path, names, SECONDS if watch else 0)
+    say(path.as_uri())
     if watch:
-        _watch(path, names)
-    else:
-        _write(path, [_read(name) for name in names])
-        terminal.say(path.as_uri())
-
-
-def _watch(path: Path, names: list[str]) -> None:
-    """Keep the page up to date until a signal comes."""
-    import signal
-
-    from lenet_cifar10.experiments import answering_signals
-
-    shown, told = None, ""
-    with answering_signals() as stop:
+        say("written again when a file changes, until Ctrl-C")
         try:
-            for found in _follow(names, stop):
-                if isinstance(found, UserError):  # a file may be half there: the page stays as it was
-                    if str(found) != told:
-                        terminal.say(f"waiting: {found}")
-                    told = str(found)
-                    continue
-                told = ""
-                if found != shown:
-                    _write(path, found, REFRESH_SECONDS)
-                    if shown is None:
-                        terminal.say(f"{path.as_uri()}\nkept up to date until Ctrl-C")
-                    shown = found
-        finally:
-            if shown is not None:
-                _write(path, shown)
-                terminal.say(f"written a last time: {path.as_uri()}")
-    if stop.status == 128 + signal.SIGTERM:
-        raise typer.Exit(stop.status)
+            _watch(root, path, names)
+        except Stopped:  # the usual end, not an error
+            _write(path, names)
 
 
-def _follow(names: list[str], stop: "Stop") -> "Iterator[list[Run] | UserError]":
-    """The runs, or why they cannot be read, now and whenever a file of the workspace has changed, until the stop."""
-    from lenet_cifar10.experiments import StoppedError
-    from lenet_cifar10.revisions import WORKSPACE, stat_files
-
-    kept = {name: _read(name) for name in names if name != WORKSPACE}
-    seen = None
-    with suppress(StoppedError):
-        while True:
-            if (files := stat_files((*FILES, "params.yaml", "dvc.lock"))) != seen:
-                seen = files
-                try:
-                    yield [kept.get(name) or _read(name) for name in names]
-                except UserError as error:
-                    yield error
-            stop.wait(POLL_SECONDS)
+def _watch(root: Path, path: Path, names: list[str]) -> None:
+    seen: list[tuple[Path, int]] = []
+    while True:
+        try:
+            files = [root / "params.yaml", root / "dvc.lock", *root.glob("metrics/*"), *root.glob("plots/**/*")]
+            state = [(file, file.stat().st_mtime_ns) for file in files if file.exists()]
+            if state != seen:
+                seen = state
+                _write(path, names, SECONDS)
+        except (UserError, FileNotFoundError) as error:  # a file may change while it is read: the page stays
+            say(f"waiting: {error}")
+        time.sleep(SECONDS)
 
 
-def _write(path: Path, runs: "list[Run]", refresh_seconds: int = 0) -> None:
-    from lenet_cifar10 import records
-    from lenet_cifar10.page import Caption, render
+def _write(path: Path, names: list[str], refresh_seconds: int = 0) -> None:
+    from lenet_cifar10.common.files import atomic_write
+    from lenet_cifar10.experiments.revisions import differing_params, params_of_run, read_params, read_stages
 
-    captions = {name: Caption(*words) for name, words in CAPTIONS.items()}
-    with records.replacing(path) as (temporary,):
-        temporary.write_text(render(runs, captions, refresh_seconds), encoding="utf-8")
-
-
-def _read(revision: str) -> "Run":
-    """What a revision has of a run, without test figures and pictures of an earlier training.
-
-    While a stage runs, its own outputs are gone and those of later stages are still there. Once it has run, dvc.lock
-    tells which of the later stages read something else.
-    """
-    from lenet_cifar10.page import Run
-    from lenet_cifar10.results import COUNTS, FRACTIONS, NUMBERS, Range, parse_answers, parse_table, parse_test_figures
-    from lenet_cifar10.revisions import REMEDY, describe, read_files, read_lock, read_params
-
-    params, lock, files = read_params(revision), read_lock(revision), read_files(FILES, revision)
-    is_trained, is_tested = TRAIN in files, TRAIN in files and TEST in files
-    if not is_tested or lock.replaced.get("evaluate"):
-        files = {path: content for path, content in files.items() if path not in (TEST, PREDICTIONS, CALIBRATION)}
-    if not is_tested or lock.replaced.get("figures"):
-        files = {path: content for path, content in files.items() if not path.startswith(PICTURES)}
-
-    def table(path: str, columns: dict[str, Range]) -> list[dict[Any, Any]]:
-        if path not in files:
-            return []
-        return parse_table(files[path], describe(path, revision), columns, remedy=REMEDY).to_dict("records")
-
-    tests, predictions = describe(TEST, revision), describe(PREDICTIONS, revision)
-    return Run(
-        name=revision,
-        params=lock.params_of_run(params) if is_trained else params,  # dvc.lock knows no training that still runs
-        history=table(HISTORY, {"epoch": COUNTS} | dict.fromkeys(CURVES, NUMBERS)),
-        is_trained=is_trained,
-        test=parse_test_figures(files[TEST], tests, REMEDY) if TEST in files else {},
-        predictions=parse_answers(files[PREDICTIONS], predictions, REMEDY) if PREDICTIONS in files else [],
-        calibration=table(CALIBRATION, {"confidence": FRACTIONS, "accuracy": FRACTIONS, "count": COUNTS}),
-        pictures={
-            path.removeprefix(PICTURES): content
-            for path, content in files.items()
-            if path.startswith(PICTURES) and path.endswith(".png")
-        },
+    runs = [_describe(name) for name in names]
+    # dvc.lock has the parameters of the results, params.yaml has those of a training that still runs.
+    params = [
+        read_params(name) | ({} if "Training" in run else params_of_run(read_stages(name)))
+        for name, run in zip(names, runs, strict=True)
+    ]
+    shown = differing_params(params) if len(names) > 1 else {key: [value] for key, value in params[0].items()}
+    charts, pictures = _draw(names)
+    data = {run["Data"] for run in runs}
+    html = render(
+        "page.html",
+        heading="LeNet" if len(data) > 1 or "not recorded" in str(data) else f"LeNet on {data.pop()}",
+        names=names,
+        facts={label: [run.get(label, "–") for run in runs] for label in dict.fromkeys(chain(*runs))},
+        params={key: [_show_param(value) for value in values] for key, values in shown.items()},
+        charts=charts,
+        pictures=pictures,
+        refresh_seconds=refresh_seconds,
     )
+    atomic_write(path, html)
+
+
+def _describe(name: str) -> dict[str, str]:
+    """What the page says of a revision, by what it is called."""
+    from lenet_cifar10.experiments.revisions import WORKSPACE, commit_of, describe_data, describe_device
+
+    train, test = _read_json("metrics/train.json", name), _read_json("metrics/test.json", name)
+    facts = {"Data": describe_data(name)}
+    if commit := commit_of(name):
+        facts = {"Commit": f"{'based on ' * (name == WORKSPACE)}{' of '.join(commit)}"} | facts
+    if train:
+        facts["Device"] = describe_device(name)
+    else:  # it has not begun, or runs: then DVC has deleted its results, but not yet those of the later stages
+        train = _last_epoch(name)
+        facts["Training"] = f"epoch {train.pop('epoch'):g} so far" if train else "not begun"
+        if test:
+            facts["Training"] += "; test results are of an earlier run"
+    for key, value in (test | train).items():
+        if not key.endswith(("_low", "_high")):
+            ends = [_show(key, test[end]) for end in (f"{key}_low", f"{key}_high") if end in test]
+            facts[key.replace("_", " ").capitalize()] = _show(key, value) + (f" ({' to '.join(ends)})" if ends else "")
+    return facts
+
+
+def _read_json(path: str, revision: str) -> dict[str, Any]:
+    from lenet_cifar10.common.files import parse_json
+    from lenet_cifar10.experiments.revisions import MissingFileError, describe, read_file
+
+    try:
+        return parse_json(read_file(path, revision), describe(path, revision))
+    except MissingFileError:
+        return {}
+
+
+def _last_epoch(revision: str) -> dict[str, Any]:
+    """The last row of a history that still grows."""
+    from lenet_cifar10.common.files import parse_table
+    from lenet_cifar10.experiments.revisions import MissingFileError, describe, read_file
+
+    try:
+        history = parse_table(read_file(HISTORY, revision), describe(HISTORY, revision), ["epoch"])
+    except MissingFileError:
+        return {}
+    return history.drop(columns="learning_rate", errors="ignore").iloc[-1].to_dict()
+
+
+def _show_param(value: object) -> str:
+    """A parameter's value as YAML has it; a dash where a revision has no such parameter."""
+    return "–" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _show(key: str, value: object) -> str:
+    """Losses to four digits; other fractions as percentages."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.4f}" if "loss" in key else f"{100 * value:.2f}\N{NO-BREAK SPACE}%"
+
+
+def _draw(names: list[str]) -> tuple[dict[str, Any], dict[str, list[tuple[str, str]]]]:
+    """The charts that DVC draws, in Vega-Lite by their titles, and its pictures of each revision by theirs.
+
+    Raises:
+        UserError: DVC cannot draw them, such as for a damaged table.
+    """
+    from lenet_cifar10.experiments.revisions import WORKSPACE, project_root
+
+    # Without a second revision `diff` would take the workspace as well.
+    words = ["show"] if names == [WORKSPACE] else ["diff", *(names if len(names) > 1 else names * 2)]
+    charts, pictures = {}, defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "dvc", "plots", *words, "--json", "--out", folder]
+        result = subprocess.run(command, cwd=project_root(), capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise UserError(f"dvc plots {' '.join(words)}: {' '.join(result.stderr.split())}")
+        drawn = json.loads(result.stdout)
+        for error in drawn.get("errors", []):
+            if error["type"] != "FileNotFoundError" and error["name"] != IMAGES:  # a folder that is not there
+                reason = " ".join(error["msg"].split())
+                raise UserError(f"{error['name']} in {error['rev']}: {reason}; run dvc repro, or name another revision")
+        for name, versions in drawn["data"].items():
+            for version in versions:
+                if version["type"] == "vega":
+                    charts[version["content"].pop("title")["text"]] = version["content"]
+                elif (stem := Path(name).stem) not in CHARTED:
+                    content = base64.b64encode(Path(version["url"]).read_bytes()).decode()
+                    pictures[stem.capitalize()].append((version["revisions"][0], f"data:image/png;base64,{content}"))
+    return charts, pictures
+
+
+@cache
+def bundle() -> str:
+    """Vega, Vega-Lite (the version that DVC writes for) and Vega-Embed as one script, 0.9 MB, made in three seconds."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version="5.20")
+
+
+def render(template: str, **values: Any) -> str:
+    """HTML from a template, with the program that draws charts; whatever the values hold is text in it, not markup."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("lenet_cifar10")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(bundle=bundle(), **values)

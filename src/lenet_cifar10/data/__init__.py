@@ -1,0 +1,1 @@
+"""From a URL to arrays: download, archive, arrays, and generated images."""

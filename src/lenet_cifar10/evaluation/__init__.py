@@ -1,0 +1,1 @@
+"""What the predictions say: metrics, statistics, comparison, figures and model card."""

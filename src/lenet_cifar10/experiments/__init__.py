@@ -1,0 +1,1 @@
+"""DVC experiments and revisions: reading them, several seeds, a search."""

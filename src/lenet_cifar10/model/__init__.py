@@ -1,0 +1,1 @@
+"""The network, its augmentation, weights, device and scores."""
