@@ -7,9 +7,10 @@ GENERATED := data/generated.tar.gz
 
 # The common recipe for this network: Adam, dropout, flips, warps and colours at their published strengths.
 CLASSIC := $(addprefix --set-param ,\
+	train.precision=float32 train.epochs=20 \
 	train.optimizer=adam train.momentum=0 train.learning_rate=0.001 train.weight_decay=0 train.schedule=constant \
 	train.warmup_fraction=0 train.batch_size=100 train.label_smoothing=0 train.ema_decay=0 model.dropout=0.5 \
-	augment.translation_pixels=0 augment.rotation_degrees=10 augment.shear_degrees=10 augment.scale=0.2 \
+	augment.flip_probability=0.5 augment.translation_pixels=0 augment.rotation_degrees=10 augment.shear_degrees=10 augment.scale=0.2 \
 	augment.brightness=0.2 augment.contrast=0.2 augment.saturation=0.2 augment.padding_mode=zeros)
 
 # DVC 3.67 cannot run an experiment in a copy below a path with other letters. An experiment's name is used once; what

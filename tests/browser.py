@@ -1,6 +1,7 @@
 """A headless browser that opens pages of ours, and notes what a page asks for and complains about."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,8 +11,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 EXECUTABLE = next((path for name in NAMES if (path := shutil.which(name))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
-PATIENCE = 120_000  # milliseconds
+PATIENCE_SECONDS = 120
 
 # The marks of Vega's drawings that stand for data, rather than for axes and legends.
 _COUNT_MARKS = """charts => charts.map(chart => [
@@ -27,13 +27,13 @@ class OpenPage:
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
-    def wait_until_drawn(self) -> None:
-        """Wait for the last chart: by an element, for the page's policy lets no words of ours be run as a script."""
-        self.page.locator("html[data-state=drawn]").wait_for(state="attached", timeout=PATIENCE)
+    def note_request(self, address: str) -> None:
+        if not address.startswith(("file:", "data:")):
+            self.requests.append(address)
 
     def count_marks(self) -> list[int]:
         """How many marks that stand for data are drawn in each chart."""
-        return self.page.eval_on_selector_all(".chart", _COUNT_MARKS)
+        return self.page.eval_on_selector_all(".vega-embed", _COUNT_MARKS)
 
     def overhang(self) -> int:
         """By how many pixels the page is wider than its window."""
@@ -44,25 +44,25 @@ class OpenPage:
 def start_browser() -> Iterator[Browser]:
     """Start the browser that is installed."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
 
 @contextmanager
-def open_page(browser: Browser, path: Path, width: int = 1280, is_dark: bool = False) -> Iterator[OpenPage]:
-    """Open a page from its file, as people do, and wait until its charts are drawn."""
+def open_page(
+    browser: Browser, path: Path, charts: int, width: int = 1280, is_dark: bool = False
+) -> Iterator[OpenPage]:
+    """Open a page from its file, as people do, and wait until so many charts have marks."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="dark" if is_dark else "light")
     opened = OpenPage(context.new_page())
-
-    def note_request(address: str) -> None:
-        if not address.startswith(("file:", "data:")):
-            opened.requests.append(address)
-
-    opened.page.on("request", lambda request: note_request(request.url))
+    opened.page.on("request", lambda request: opened.note_request(request.url))
     opened.page.on("console", lambda message: opened.errors.append(message.text) if message.type == "error" else None)
     opened.page.on("pageerror", lambda error: opened.errors.append(str(error)))
     opened.page.goto(path.as_uri())
-    opened.wait_until_drawn()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(marks := opened.count_marks()) < charts or 0 in marks:
+        assert time.monotonic() < deadline, f"{marks} marks in {charts} charts; {opened.errors}"
+        opened.page.wait_for_timeout(100)
     yield opened
     context.close()

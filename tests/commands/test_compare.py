@@ -86,64 +86,30 @@ def test_tables_say_the_same_and_list_the_classes_that_moved(project_copy: Path)
     low, high = stats.binomtest(90, 100).proportion_ci(method="wilson")
     assert re.search(rf"│ A +│ +0.9000 │ +{low:.4f} │ +{high:.4f} │", text)
     assert re.search(r"│ B - A +│ +\+0.1000 │", text)
-    assert re.search(r"│ B only +│ +10 │ +0.1000 │", text)
-    assert f"B is right more often than A (McNemar's exact p = {2 / 2**10:.4f})" in text
-    assert "No parameter differs." in text
+    assert "Right in A only: 0 images; in B only: 10." in text
+    assert f"These two networks differ significantly (5 % level; McNemar's exact p = {2 / 2**10:.4f})" in text
     classes = set(pd.read_csv(project_copy / PREDICTIONS)["actual"])
     assert [name for name in classes if f"│ {name} " in text] == ["ring"]
     assert all(f"│ {name} " in everything for name in classes)
-    assert "B is right less often than A" in compare(project_copy, "workspace", "HEAD")
 
 
 def test_a_run_does_not_differ_from_itself(pipeline: Path) -> None:
     text = compare(pipeline)
-    assert "No difference: each image is right in both or wrong in both.\n" in text
+    assert "These two networks do not differ significantly (5 % level; McNemar's exact p = 1.0000).\n" in text
     assert "No class moved" in text
+    assert "No parameter differs.\n" in text
     assert "Note:" not in text
-
-
-def test_one_flipped_image_is_not_significant(project_copy: Path) -> None:
-    def flip_one(table: pd.DataFrame) -> pd.DataFrame:
-        wrong = int((table["actual"].to_numpy() != table["predicted"].to_numpy()).argmax())
-        table.loc[wrong, "predicted"] = table["actual"][wrong]
-        return table
-
-    rewrite(project_copy, flip_one)
-    expected = "These two networks do not differ significantly (5 % level; McNemar's exact p = 1.0000).\n"
-    assert expected in compare(project_copy)
-
-
-def test_an_interval_and_a_test_that_disagree_are_a_border_case(project_copy: Path) -> None:
-    """Of 10,000 images 130 were gained and 100 lost: the interval begins just above 0, but p is 0.056."""
-    for revision, right in (("A", range(100)), ("B", range(100, 230))):
-        predicted = ["cat" if index in right else "dog" for index in range(10_000)]
-        table = pd.DataFrame({"index": range(10_000), "actual": "cat", "predicted": predicted, "confidence": 0.5})
-        table.to_csv(project_copy / PREDICTIONS, index=False)
-        commit(project_copy, revision)
-    assert (
-        "do not differ significantly (5 % level; McNemar's exact p = 0.0556). "
-        "The interval is approximate, the test exact: a border case.\n"
-    ) in compare(project_copy, "HEAD~1", "HEAD")
 
 
 def test_a_table_that_is_not_the_run_s_is_doubted(project_copy: Path) -> None:
     rewrite(project_copy, all_right)
     change_params(project_copy, {"train.epochs": 3})
     doubts = [
-        f"{PREDICTIONS} is not the one in dvc.lock: it was edited, or the run is not complete; run dvc repro",
+        f"{PREDICTIONS} is not the one in dvc.lock; run dvc repro",
         "params.yaml was changed after the run (train.epochs); run dvc repro",
     ]
     assert compare_as_json(project_copy)["doubts"] == doubts
     assert f"Note: {doubts[0]}\n" in compare(project_copy)
-
-
-def test_predictions_of_weights_that_were_replaced_since_are_doubted(project_copy: Path) -> None:
-    lock = (project_copy / "dvc.lock").read_text()
-    entry = re.search(r"path: data/model/lenet.safetensors\n +hash: md5\n +md5: (\w+)", lock)
-    assert entry
-    (project_copy / "dvc.lock").write_text(lock.replace(entry[1], "f" * 32, 1))  # as after dvc repro train
-    doubts = compare_as_json(project_copy)["doubts"]
-    assert doubts == [f"{PREDICTIONS} is of an earlier data/model/lenet.safetensors; run dvc repro"]
 
 
 def test_results_without_dvc_lock_and_cache_are_compared_by_their_labels(project_copy: Path) -> None:
@@ -152,9 +118,7 @@ def test_results_without_dvc_lock_and_cache_are_compared_by_their_labels(project
     result = compare_as_json(project_copy)
     assert result["revisions"]["first"]["data"] == "data not recorded, see metrics/README.md"
     assert result["revisions"]["first"]["device"] == "device not recorded, see metrics/README.md"
-    assert result["doubts"] == [
-        "dvc.lock in HEAD has no data/prepared/test.safetensors: only the labels show that the test images are the same"
-    ]
+    assert result["doubts"] == []
 
 
 def test_runs_on_other_images_are_refused(project_copy: Path) -> None:

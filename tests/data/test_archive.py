@@ -252,9 +252,7 @@ def call(function: bytes, argument: bytes) -> bytes:
 FORMS: dict[str, Callable[[bytes], bytes]] = {
     "text": lambda command: b"cos\nsystem\n(S'" + command + b"'\ntR.",
     "a call": lambda command: b"\x80\x02" + call(b"os\nsystem", command) + b".",
-    "an instance": lambda command: b"\x80\x02(U" + bytes([len(command)]) + command + b"ios\nsystem\n.",
     "an object": lambda command: b"\x80\x02(cos\nsystem\nU" + bytes([len(command)]) + command + b"o.",
-    "within an array": lambda command: b"\x80\x02}U\x04data" + call(b"os\nsystem", command) + b"s.",
     "after a batch": lambda command: batch()[:-1] + b"0" + call(b"os\nsystem", command) + b".",
     "protocol 4": lambda command: pickle.dumps(Trap(command.decode()), protocol=4),
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from project import SOURCE, change_params, commit, run
+from project import SOURCE, change_params, commit, read_committed, run
 
 from lenet_cifar10.common.params import Params
 from lenet_cifar10.common.stage import UserError
@@ -21,7 +21,6 @@ from lenet_cifar10.experiments.runs import (
     Configuration,
     FailedRunError,
     configure,
-    list_experiments,
     measure,
     parse_settings,
 )
@@ -32,12 +31,9 @@ from lenet_cifar10.experiments.runs import (
     [
         ("5", 5),
         ("1e-3", 0.001),
-        ("0.5", 0.5),
         ("cosine", "cosine"),
         ('"a,b"', "a,b"),
         ("null", None),
-        ("true", True),
-        ("[/a/b.tar.gz]", ["/a/b.tar.gz"]),
         ('["https://x.org/a?x=1&y=2",file:///c d/e.tgz]', ["https://x.org/a?x=1&y=2", "file:///c d/e.tgz"]),
     ],
 )
@@ -45,17 +41,16 @@ def test_settings_are_read_as_dvc_reads_them(text: str, value: Any) -> None:
     assert parse_settings([f"a.b={text}", f"params.yaml:c={text}"]) == {"a.b": value, "c": value}
 
 
-@pytest.mark.parametrize("text", ["train.epochs", "=3", "+train.epochs=3", "~train.epochs", ""])
-def test_a_setting_that_is_no_key_and_value_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="expected KEY=VALUE") as caught:
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *((text, "expected KEY=VALUE") for text in ("train.epochs", "=3", "+train.epochs=3", "~train.epochs")),
+        *((f"train.epochs={grid}", "several values, expected one") for grid in ("3,4", "choice(3,4)", "range(1,4)")),
+    ],
+)
+def test_a_setting_that_is_no_key_and_value_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
         parse_settings([text])
-    assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("value", ["3,4", "choice(3,4)", "range(1,4)", "linear,cosine"])
-def test_a_grid_is_refused(value: str) -> None:
-    with pytest.raises(UserError, match="found several values, expected one; for a grid see dvc exp run --queue"):
-        parse_settings([f"train.epochs={value}"])
 
 
 def test_settings_are_checked_beside_the_other_parameters(params: Params) -> None:
@@ -68,7 +63,7 @@ def test_settings_are_checked_beside_the_other_parameters(params: Params) -> Non
         ({"train.optimizer": "adam"}, "momentum: found 0.9, which has no effect with train.optimizer adam"),
         ({"train.epoch": 3}, "train.epoch: unknown key; did you mean epochs?"),
         ({"trian.epochs": 3}, "trian: unknown key; did you mean train?"),
-        ({"train.epochs.x": 3}, "train.epochs: found {'x': 3}"),
+        ({"seed.x": 3}, "seed.x: unknown key; seed is no section"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
             start.having(settings)
@@ -79,27 +74,17 @@ def test_the_digest_is_of_code_and_parameters_alone(small_project: Path) -> None
         return configure(small_project, settings).digest()
 
     start = digest()
-    assert re.fullmatch("[0-9a-f]{8}", start)
     (small_project / "README.md").write_text("other words")
     (small_project / "stages/untracked.py").write_text("# DVC's copy lacks it")
     (small_project / "metrics").mkdir()
     (small_project / "metrics/test.json").write_text("{}")  # a dependency that a stage writes
     run(small_project, "git", "add", "README.md", "metrics")
-    run(small_project, "git", "commit", "--quiet", "--message", "results")
-    assert digest() == start
-    assert digest(**{"data.urls": ["/elsewhere.tar.gz"]}) == start
-    assert digest(**{"train.epochs": configure(small_project, {}).params.train.epochs}) == start
-    assert configure(small_project, {"seed": 5}).digest(without=["seed"]) == configure(small_project, {}).digest(
-        without=["seed"]
-    )
+    assert digest() == digest(**{"data.urls": ["/elsewhere.tar.gz"]}) == start
     found = {start, digest(seed=5)}
     for name in ("dvc.yaml", "stages/train.py"):
-        path = small_project / name
-        before = path.read_text()
-        path.write_text(before + "# changed\n")
+        with (small_project / name).open("a") as file:
+            file.write("# changed\n")
         found.add(digest())
-        path.write_text(before)
-    assert digest() == start
     assert len(found) == 4
 
 
@@ -110,26 +95,36 @@ def test_a_place_where_dvc_would_lose_or_refuse_experiments_is_refused(small_pro
     with pytest.raises(UserError, match="shallow clone, where DVC loses experiments; run git fetch --unshallow"):
         configure(tmp_path / "shallow", {})
     run(small_project, "git", "update-ref", "-d", "HEAD")
-    with pytest.raises(UserError, match="need a DVC project in a Git repository with a commit") as caught:
+    with pytest.raises(UserError, match="need a DVC project in a Git repository with a commit"):
         configure(small_project, {})
-    assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(UserError, match="the path must be ASCII"):
         configure(small_project.rename(tmp_path / "projet-été"), {})
 
 
-def test_an_experiment_runs_once_with_the_uncommitted_changes_of_the_workspace(
+def test_an_experiment_waits_for_its_turn_and_runs_once_with_the_uncommitted_changes(
     small_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change_params(small_project, {"train.learning_rate": 0.25})
     status = run(small_project, "git", "status", "--porcelain").stdout
     configuration = configure(small_project, {"seed": 4, "train.schedule": "cosine"})
-    for _ in range(2):
-        assert measure(small_project, configuration, "once")["validation_accuracy"] == pytest.approx(0.254)
+    (small_project / FOLDER).mkdir(parents=True)
+    # The dvc of a killed command holds this: while it starts, the workspace is not as the user left it.
+    with (small_project / FOLDER / "lock").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        thread = threading.Thread(target=measure, args=(small_project, configuration, "once"))
+        thread.start()
+        while not (message := capsys.readouterr().err):
+            assert thread.is_alive()
+            time.sleep(0.05)
+        assert message == "another experiment runs in this clone; waiting for its end\n"
+        assert not (small_project / FOLDER / "once.log").exists()
+    thread.join()
     assert capsys.readouterr().err == f"once: runs; its output is in {FOLDER}/once.log\n"
+    assert measure(small_project, configuration, "once")["validation_accuracy"] == pytest.approx(0.254)
+    assert capsys.readouterr().err == ""
     assert "Running stage 'train'" in (small_project / FOLDER / "once.log").read_text()
     assert run(small_project, "git", "status", "--porcelain").stdout == status
-    shown = run(small_project, "dvc", "exp", "show", "--csv").stdout
-    assert re.search("^once,.*cosine", shown, re.MULTILINE)
+    assert "schedule: cosine" in read_committed(small_project, "once", "params.yaml")
 
 
 def test_a_failed_experiment_tells_the_reason_and_the_log(small_project: Path) -> None:
@@ -137,9 +132,6 @@ def test_a_failed_experiment_tells_the_reason_and_the_log(small_project: Path) -
         measure(small_project, configure(small_project, {"train.learning_rate": 2}), "failing")
     log = FOLDER / "failing.log"
     assert str(caught.value) == f"epoch 1: the loss is nan; choose a smaller learning rate; see {log}"
-    (small_project / "stages/train.py").write_text("import nothing_like_that\n")
-    with pytest.raises(FailedRunError, match=rf"^dvc ended with 255; see {log}$"):
-        measure(small_project, configure(small_project, {}), "failing")
 
 
 def test_code_that_changes_after_the_name_was_made_is_not_run(small_project: Path) -> None:
@@ -149,23 +141,6 @@ def test_code_that_changes_after_the_name_was_made_is_not_run(small_project: Pat
     with pytest.raises(UserError, match=r"the code or params\.yaml was changed meanwhile"):
         measure(small_project, configuration, "late")
     assert not (small_project / FOLDER / "late.log").exists()
-
-
-def test_an_experiment_waits_for_the_one_that_runs(small_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # As one of a killed command does: while DVC starts it, the workspace is not as the user left it.
-    (small_project / FOLDER).mkdir(parents=True)
-    other = os.open(small_project / FOLDER, os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    thread = threading.Thread(target=measure, args=(small_project, configure(small_project, {}), "second"))
-    thread.start()
-    while not (message := capsys.readouterr().err):
-        assert thread.is_alive()
-        time.sleep(0.05)
-    assert message == "another experiment runs in this clone; waiting for its end\n"
-    assert not (small_project / FOLDER / "second.log").exists()
-    os.close(other)
-    thread.join()
-    assert list_experiments(small_project) == {"second"}
 
 
 _SCRIPT = """

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -44,13 +44,10 @@ def test_each_seed_of_each_configuration_is_run_and_summarized(params: Params) -
     run_seeds([first, second], range(3), recorded)
     assert len(set(names)) == 6
     assert all(re.fullmatch(r"seeds-[0-9a-f]{8}-(\d) \1", name) for name in names)
-    assert first.summaries().keys() == {"validation_accuracy", "test_accuracy"}  # nothing with flips was measured
+    assert list(first.summaries()) == ["validation_accuracy", "test_accuracy"]  # nothing with flips was measured
     summary = first.summaries()["test_accuracy"]
     assert (summary.mean, summary.standard_deviation) == pytest.approx((0.201, 0.001))
-    difference = compare_runs(first, second)["test_accuracy"]
-    assert difference.difference == pytest.approx(0.1)
-    assert difference.p_value is not None
-    assert difference.p_value < 0.001
+    assert compare_runs(first, second)["test_accuracy"].difference == pytest.approx(0.1)
 
 
 def test_a_validation_accuracy_of_test_images_is_left_out(params: Params) -> None:
@@ -59,10 +56,10 @@ def test_a_validation_accuracy_of_test_images_is_left_out(params: Params) -> Non
     assert list(runs.summaries()) == ["test_accuracy"]
 
 
-def test_a_failed_seed_does_not_stop_the_others_and_withholds_the_verdict(params: Params) -> None:
+def test_a_failed_seed_does_not_stop_the_others_and_withholds_the_comparison(params: Params) -> None:
     first, second = having(params), having(params, **{"train.epochs": 30})
     run_seeds([first, second], (12, 13, 14), measure)
-    assert sorted(first.figures) == [12, 14]
+    assert list(first.figures["test_accuracy"]) == [12, 14]
     assert first.failures == {13: "the loss is nan"}
     assert compare_runs(first, second) == {}
 
@@ -87,11 +84,9 @@ def test_the_report(small_project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert first["experiments"].keys() == {"5", "6"}
     assert first["figures"]["test_accuracy"]["values"] == pytest.approx({"5": 0.205, "6": 0.206})
     assert report["differences"]["test_accuracy"]["difference"] == pytest.approx(0.1)
-    text = invoke(*command)
-    assert "two seeds say little" in text
-    assert "test accuracy, second mean minus first: +0.1000 (95 % interval +0.0970 to +0.1030)" in text
-    assert "the mean test accuracies differ significantly (Welch's t-test, p = 5e-05, 5 % level)" in text
-    assert "do not differ significantly" in invoke("3", *command[3:5], "--versus", "model.dropout=0.1")
+    difference = "+0.1000 (95 % interval +0.0970 to +0.1030; Welch's t-test, p = 5e-05)"
+    assert f"test accuracy, second mean minus first: {difference}\n" in invoke(*command)
+    assert "too few seeds" in invoke("1", "--versus", "model.dropout=0.1")
 
 
 @pytest.mark.usefixtures("small_project")
@@ -123,13 +118,11 @@ def test_two_seeds_of_the_pipeline(project_copy: Path) -> None:
     command = ("lenet-cifar10", "seeds", "2", "-S", "train.epochs=1", "--json")
     (configuration,) = json.loads(run(project_copy, *command).stdout)["configurations"]
     assert list(configuration["figures"]) == list(FIGURES)
-    for figure, summary in configuration["figures"].items():
-        path = "metrics/train.json" if figure == "validation_accuracy" else "metrics/test.json"
-        values = {
-            seed: json.loads(read_committed(project_copy, name, path))[figure]
-            for seed, name in configuration["experiments"].items()
-        }
-        assert summary["values"] == values
-        assert summary["mean"] == pytest.approx(mean(values.values()))
-        assert summary["standard_deviation"] == pytest.approx(stdev(values.values()))
+    summary = configuration["figures"]["test_accuracy"]
+    names = configuration["experiments"].items()
+    values = {
+        s: json.loads(read_committed(project_copy, name, "metrics/test.json"))["test_accuracy"] for s, name in names
+    }
+    assert summary["values"] == values
+    assert summary["mean"] == pytest.approx(mean(values.values()))
     assert run(project_copy, "git", "status", "--porcelain").stdout == ""

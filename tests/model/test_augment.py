@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lenet_cifar10.common.params import AugmentSection, PaddingMode
+from lenet_cifar10.model import augment
 from lenet_cifar10.model.augment import COLOUR_ORDERS, Draws, apply, draw
 
 NONE = AugmentSection(
@@ -192,9 +193,15 @@ def test_awkward_values_equal_those_of_torchvision(row: dict[str, Any]) -> None:
     assert torch.equal(apply(images, draws), apply_pillow(images, draws))
 
 
-@pytest.mark.parametrize("update", [MILD, STRONGEST, MILD.model_copy(update={"shear_degrees": 0.0})])
-def test_symmetric_padding_equals_that_of_numpy(update: AugmentSection) -> None:
-    images, draws = cut_photographs(200), draw_from(update, 200, seed=5)
+def test_rounding_in_bulk_is_that_of_python() -> None:
+    angles = np.radians(np.concatenate([np.linspace(-45, 45, 20_001), np.linspace(-1e-12, 1e-12, 1001)]))
+    values = np.concatenate([np.cos(angles), np.sin(angles)])
+    assert augment._round_to_15_digits(values).tolist() == [round(value, 15) for value in values.tolist()]
+
+
+@pytest.mark.parametrize("section", [MILD, STRONGEST, MILD.model_copy(update={"shear_degrees": 0.0})])
+def test_symmetric_padding_equals_that_of_numpy(section: AugmentSection) -> None:
+    images, draws = cut_photographs(200), draw_from(section, 200, seed=5)
     assert torch.equal(apply(images, draws, "symmetric"), apply_pillow_with_margins(images, draws))
 
 

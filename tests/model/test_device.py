@@ -165,3 +165,10 @@ def test_a_lack_of_device_memory_is_one_line() -> None:
         "params.yaml: device: CUDA out of memory. Tried to allocate 20.00 GiB; "
         "end what else uses it, lower train.batch_size, or use another device"
     )
+
+
+@pytest.mark.parametrize("name", ["OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_THREAD_LIMIT"])
+def test_a_variable_with_which_torch_hangs_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(UserError, match=f"{name}: found 1, .* unset"):
+        device.set_deterministic(threads=1)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from lenet_cifar10.common import console
 from lenet_cifar10.common.stage import UserError
@@ -21,15 +22,13 @@ if TYPE_CHECKING:
 
     from lenet_cifar10.model.lenet import LeNet
 
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # bytes; Pillow refuses pictures with a comment or profile above 1 MB
+
 SIDE = 32  # pixels
-LARGEST_FILE = 2**29  # bytes: each file is read as a whole
 THREADS = 1  # reading the pictures takes far longer than the network does
 
-# Pillow recognizes these but does not read them itself; for EPS, which is a program, it starts Ghostscript.
-_NOT_READ = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_NOT_READ = {"EPS", "MPEG"}  # for EPS, which is a program, Pillow starts Ghostscript; films it only recognizes
+_JPEG_END = b"\xff\xd9"
 # Bits that a JPEG decoder takes for whatever is missing, between restart markers.
 _JPEG_FILLER = b"".join(b"\0" + b"\x55" * 63 + bytes([0xFF, 0xD0 + number % 8]) for number in range(16))
 
@@ -107,28 +106,20 @@ def find_files(name: str) -> list[str]:
     """The name of a file, a folder or a pattern -> the files that it stands for, sorted.
 
     Raises:
-        UserError: there is none, or the folder may not be read.
+        UserError: there is none.
     """
     path = Path(name)
-    try:
-        if path.is_dir():
-            endings = {ending for ending, format in Image.registered_extensions().items() if format in _formats()}
-            found = [
-                str(entry)
-                for entry in path.iterdir()
-                if entry.suffix.lower() in endings and not entry.name.startswith(".") and entry.is_file()
-            ]
-        elif path.exists():
-            found = [name]
-        else:  # not by Path.glob, whose ** means something else in each version of Python
-            found = [match for match in glob.glob(name, recursive=True) if Path(match).is_file()]  # noqa: PTH207
-    except OSError as error:
-        raise UserError(f"{printable(name)}: {error.strerror}; name a file or folder that can be read") from None
+    if path.is_dir():
+        endings = {ending for ending, format in Image.registered_extensions().items() if format in _formats()}
+        visible = [entry for entry in path.iterdir() if not entry.name.startswith(".")]
+        found = [str(entry) for entry in visible if entry.suffix.lower() in endings and entry.is_file()]
+    elif path.exists():
+        found = [name]
+    else:  # not by Path.glob, whose ** means something else in each version of Python
+        found = [match for match in glob.glob(name, recursive=True) if Path(match).is_file()]  # noqa: PTH207
     if not found:
-        raise UserError(
-            f"{printable(name)}: no image found; name a file, a folder of images or a quoted pattern such as "
-            "'photos/**/*.jpg'"
-        )
+        advice = "name a file, a folder of images or a quoted pattern such as 'photos/**/*.jpg'"
+        raise UserError(f"{printable(name)}: no image found; {advice}")
     return sorted(found)
 
 
@@ -139,20 +130,14 @@ def read_image(file: str) -> "Tensor":
         UserError: it is missing, damaged, too large or not an image.
     """
     try:
-        path = Path(file)
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"found {path.stat().st_size:,} bytes, expected at most {LARGEST_FILE:,}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return preprocess(_decode(path.read_bytes()))
+            return preprocess(_decode(file))
     except Exception as error:  # damaged bytes lead Pillow's readers into exceptions of a dozen types
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        if isinstance(error, UnidentifiedImageError):
-            reason = "unknown format"
-        raise UserError(
-            printable(f"{file}: is not an image that can be read ({reason}); save it anew as PNG or JPEG, or smaller")
-        ) from None
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "unknown format" if is_unknown else getattr(error, "strerror", None) or str(error) or repr(error)
+        remedy = "save it anew as PNG or JPEG, or smaller"
+        raise UserError(printable(f"{file}: is not an image that can be read ({reason}); {remedy}")) from None
 
 
 def preprocess(image: Image.Image) -> "Tensor":
@@ -162,21 +147,21 @@ def preprocess(image: Image.Image) -> "Tensor":
         ValueError: its values are floats.
     """
     import numpy as np
-    from torchvision.transforms.v2 import functional
+    from torchvision.transforms import InterpolationMode, v2
 
     with suppress(Exception):  # of a damaged EXIF; in place the pixels are turned before Pillow writes the EXIF anew
         ImageOps.exif_transpose(image, in_place=True)
-    square = functional.center_crop(image, [min(image.size)])
+    square = v2.CenterCrop(min(image.size))(image)
     if square.mode[0] == "F":
         raise ValueError("its values are floats, for which no white is agreed")
     if square.mode[0] == "I":  # 16 bits: Pillow's own conversion would cut off what is above 255
         square = Image.fromarray((np.asarray(square, np.float32) / 257).round().clip(0, 255).astype(np.uint8))
     # Pillow does not see the transparency of some palettes, such as those of ICNS files.
     mode = "RGBA" if square.mode == "P" or square.has_transparency_data else "RGB"
-    square = functional.resize(square.convert(mode), [SIDE, SIDE], functional.InterpolationMode.BICUBIC)
+    square = v2.Resize([SIDE, SIDE], InterpolationMode.BICUBIC)(square.convert(mode))
     if mode == "RGBA":
         square = Image.alpha_composite(Image.new(mode, square.size, "white"), square).convert("RGB")
-    return functional.pil_to_tensor(square)
+    return v2.PILToTensor()(square)
 
 
 def rank(logits: "Tensor", class_names: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
@@ -201,7 +186,7 @@ def _load_weights(revision: str | None, weights: Path | None) -> "tuple[LeNet, S
         title = printable(str(weights))
         remedy = "name a file that this project wrote, such as dvc get fetches"
         return *parse_weights(weights.read_bytes(), title, remedy), title
-    from lenet_cifar10.experiments import revisions
+    from lenet_cifar10.experiments import revisions  # imports dvc, which a file needs not
 
     path, revision = "data/model/lenet.safetensors", revisions.WORKSPACE if revision is None else revision
     title = printable(revisions.describe(path, revision))
@@ -216,41 +201,28 @@ def _formats() -> list[str]:
     return [name for name in Image.OPEN if name not in _NOT_READ]
 
 
-def _decode(content: bytes) -> Image.Image:
-    if content.startswith(_PNG_START):
-        content = _without_extras(content)
+def _decode(file: str) -> Image.Image:
+    image = _open(file)
     try:
-        return _load(content)
-    except Exception:
-        if not content.startswith(_JPEG_START):
+        image.load()
+    except OSError:
+        if not isinstance(image, JpegImageFile):
             raise
         # Without its end marker Pillow refuses a whole JPEG; with one it accepts half a JPEG. No pixel of a whole one
         # comes from what is put between.
-        image = _load(content + _JPEG_END)
-        if ImageChops.difference(image, _load(content + _JPEG_FILLER + _JPEG_END)).getbbox():
+        content = Path(file).read_bytes()
+        image, filled = (_open(io.BytesIO(content + extra + _JPEG_END)) for extra in (b"", _JPEG_FILLER))
+        if ImageChops.difference(image, filled).getbbox():
             raise
-        return image
-
-
-def _load(content: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(content), formats=_formats())
-    image.load()
     return image
 
 
-def _without_extras(content: bytes) -> bytes:
-    """The critical chunks of a PNG, its transparency and its EXIF.
-
-    Pillow refuses the whole picture for a damaged comment, and for a comment or colour profile of more than 1 MB.
-    """
-    kept, start = [_PNG_START], len(_PNG_START)
-    while start < len(content):
-        kind = content[start + 4 : start + 8]
-        end = start + 12 + int.from_bytes(content[start : start + 4])  # length, kind, data, checksum
-        if kind[:1].isupper() or kind in (b"tRNS", b"eXIf"):
-            kept.append(content[start:end])
-        start = end
-    return b"".join(kept)
+def _open(file: str | io.BytesIO) -> Image.Image:
+    ImageFile.LOAD_TRUNCATED_IMAGES = True  # forgives damaged comments; the pixels are not read yet
+    try:
+        return Image.open(file, formats=_formats())
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def _show(rows: Sequence[dict[str, Any]], name: str) -> None:

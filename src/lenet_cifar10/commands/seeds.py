@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from lenet_cifar10.evaluation.statistics import MeanDifference
     from lenet_cifar10.experiments.seeds import Runs
 
-_FEW_SEEDS = {1: "one seed shows no deviation; run three or more", 2: "two seeds say little; run three or more"}
-
 
 def seeds(
     number: Annotated[int, typer.Argument(help="How many seeds.", min=1, max=10_000)],
@@ -33,8 +31,8 @@ def seeds(
     """Run a configuration with several seeds; report mean, standard deviation and 95 % interval of the mean.
 
     Each seed is one DVC experiment, seeds-DIGEST-SEED; the digest is of code and parameters. The same command
-    continues where an earlier one was stopped. With --versus a second configuration is run too, and Welch's t-test
-    says whether the mean test accuracies differ. All figures are over seeds, on one split and one test set.
+    continues where an earlier one was stopped. With --versus a second configuration is run too, and the means are
+    compared by Welch's t-test. All figures are over seeds, on one split and one test set: run three seeds or more.
 
     While an experiment starts, DVC sets your changes aside for a moment: do not edit, and run neither git nor dvc.
 
@@ -47,50 +45,42 @@ def seeds(
     """
     from lenet_cifar10.experiments.revisions import project_root
     from lenet_cifar10.experiments.runs import configure, measure, parse_settings
-    from lenet_cifar10.experiments.seeds import Runs, run_seeds
+    from lenet_cifar10.experiments.seeds import Runs, compare_runs, run_seeds
 
     root = project_root()
-    settings = [parse_settings(texts) for texts in (set_param or [], versus or [])]
-    if any("seed" in values for values in settings):
+    base, change = parse_settings(set_param or []), parse_settings(versus or [])
+    if "seed" in base or "seed" in change:
         raise UserError("-S seed: this command varies the seed; choose the seeds with N and --first")
-    configuration = configure(root, settings[0])
-    configuration.having({"seed": first + number - 1}, "--first")  # the last seed may be too large
-    compared = [Runs(configuration)]
+    compared = [Runs(configure(root, base))]
+    compared[0].configuration.having({"seed": first + number - 1}, "--first")  # the last seed may be too large
     if versus:
-        compared.append(Runs(configuration.having(settings[1], "--versus")))
+        compared.append(Runs(compared[0].configuration.having(change, "--versus")))
         if compared[0].name(0) == compared[1].name(0):
             raise UserError("--versus: is the same configuration; change a parameter with it")
     run_seeds(compared, range(first, first + number), partial(measure, root))
-    _report(compared, as_json)
-    failures = [f"{runs.name(seed)}: {reason}" for runs in compared for seed, reason in runs.failures.items()]
-    if failures:
-        raise UserError("\n".join(failures))
-
-
-def _report(compared: "list[Runs]", as_json: bool) -> None:
-    from lenet_cifar10.experiments.seeds import compare_runs
-
-    differences = compare_runs(*compared) if len(compared) == 2 else {}
+    differences = compare_runs(*compared) if versus else {}
     if as_json:
-        values = {"configurations": [_as_dict(runs) for runs in compared]}
-        typer.echo(json.dumps(values | {"differences": {key: asdict(d) for key, d in differences.items()}}, indent=2))
-        return
-    for runs in compared:
-        _print(runs)
-    for name, difference in differences.items():
-        say(f"{_words(name)}, second mean minus first: {_describe(difference)}")
-    if len(compared) == 2:
-        say(_conclude(differences))
+        values = {
+            "configurations": [_as_dict(runs) for runs in compared],
+            "differences": {figure: asdict(difference) for figure, difference in differences.items()},
+        }
+        typer.echo(json.dumps(values, indent=2))
+    else:
+        for runs in compared:
+            _print(runs)
+        for figure, difference in differences.items():
+            say(f"{_words(figure)}, second mean minus first: {_describe(difference)}")
+    if failures := [f"{runs.name(seed)}: {reason}" for runs in compared for seed, reason in runs.failures.items()]:
+        raise UserError("\n".join(failures))
 
 
 def _as_dict(runs: "Runs") -> dict[str, Any]:
     return {
         "settings": runs.configuration.settings,
-        "experiments": {seed: runs.name(seed) for seed in runs.figures},
+        "experiments": {seed: runs.name(seed) for seed in runs.figures.get("test_accuracy", {})},
         "failures": runs.failures,
         "figures": {
-            name: {**asdict(summary), "values": {seed: runs.figures[seed][name] for seed in runs.figures}}
-            for name, summary in runs.summaries().items()
+            figure: {**asdict(summary), "values": runs.figures[figure]} for figure, summary in runs.summaries().items()
         },
     }
 
@@ -98,36 +88,23 @@ def _as_dict(runs: "Runs") -> dict[str, Any]:
 def _print(runs: "Runs") -> None:
     settings = " ".join(f"{key}={value}" for key, value in runs.configuration.settings.items()) or "params.yaml"
     summaries = runs.summaries()
-    figures = table(f"{settings} (experiments {runs.name(0)[:-1]}SEED)", "seed", *map(_words, summaries))
-    for seed, values in sorted(runs.figures.items()):
-        figures.add_row(str(seed), *(show_figure(values[name]) for name in summaries))
-    figures.add_section()
-    figures.add_row("mean", *(show_figure(summary.mean) for summary in summaries.values()))
-    figures.add_row("standard deviation", *(show_figure(s.standard_deviation) for s in summaries.values()))
+    rows = table(f"{settings} (experiments {runs.name('SEED')})", "seed", *map(_words, summaries))
+    for seed in runs.figures.get("test_accuracy", {}):
+        rows.add_row(str(seed), *(show_figure(values[seed]) for values in runs.figures.values()))
+    rows.add_section()
+    rows.add_row("mean", *(show_figure(summary.mean) for summary in summaries.values()))
+    rows.add_row("standard deviation", *(show_figure(summary.standard_deviation) for summary in summaries.values()))
     ends = [f"{s.interval.low:.4f} to {s.interval.high:.4f}" if s.interval else "-" for s in summaries.values()]
-    figures.add_row("95 % interval of the mean", *ends)
-    if runs.figures:
-        console.print(figures)
-    if len(runs.figures) in _FEW_SEEDS:
-        say(_FEW_SEEDS[len(runs.figures)])
+    rows.add_row("95 % interval of the mean", *ends)
+    console.print(rows)
 
 
 def _describe(found: "MeanDifference") -> str:
     if found.interval is None:
-        return f"{found.difference:+.4f}"
-    return f"{found.difference:+.4f} (95 % interval {found.interval.low:+.4f} to {found.interval.high:+.4f})"
+        return f"{found.difference:+.4f} (too few seeds for an interval, or figures that do not vary)"
+    ends = f"{found.interval.low:+.4f} to {found.interval.high:+.4f}"
+    return f"{found.difference:+.4f} (95 % interval {ends}; Welch's t-test, p = {found.p_value:.2g})"
 
 
-def _conclude(differences: "dict[str, MeanDifference]") -> str:
-    """What the test accuracies show. The figures depend on each other, so one alone is judged."""
-    if not differences:
-        return "No verdict: seeds failed, and the others do not stand for all."
-    p_value = differences["test_accuracy"].p_value
-    if p_value is None:
-        return "No verdict: there are too few seeds, or their accuracies do not vary."
-    verdict = "differ significantly" if p_value < 0.05 else "do not differ significantly"
-    return f"Over seeds, the mean test accuracies {verdict} (Welch's t-test, p = {p_value:.3g}, 5 % level)."
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
+def _words(figure: str) -> str:
+    return figure.replace("_", " ")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 DATABASE = Path(".checkpoints/optuna.db")
 PICTURES = Path("dvc_plots")
-SCORE = "validation_accuracy"
-_SHOWN = 5
 
 
 def sweep(
@@ -59,7 +57,7 @@ def sweep(
 
     def run(configuration: Configuration) -> tuple[str, float]:
         name = f"sweep-{configuration.digest()}"
-        return name, measure(root, configuration, name)[SCORE]
+        return name, measure(root, configuration, name)["validation_accuracy"]
 
     (root / DATABASE).parent.mkdir(exist_ok=True)
     with open_study(study or f"sqlite:///{root / DATABASE}", space.study_name()) as found:
@@ -68,28 +66,21 @@ def sweep(
 
 
 def _report(study: "Study", root: Path, experiments: set[str]) -> None:
-    """The best trials, their values, the pictures, and how to apply the best."""
-    from lenet_cifar10.experiments.sweep import FINISHED, draw, rank
+    """The five best trials, a column each, the pictures, and how to apply the best."""
+    from lenet_cifar10.experiments.sweep import draw, rank
 
-    ranked, finished = rank(study), study.get_trials(deepcopy=False, states=FINISHED)
-    if not ranked:
+    best = rank(study)[:5]
+    if not best:
         raise UserError(f"{study.study_name}: no trial completed; choose other ranges, or more trials")
-    best = ranked[:_SHOWN]
-    # A column for each trial: there may be many parameters.
     rows = table(f"Best trials of {study.study_name}", "", *(f"trial {trial.number}" for trial in best))
     rows.add_row("validation accuracy", *(show_figure(trial.value) for trial in best))
     rows.add_row("experiment", *(trial.user_attrs["experiment"] for trial in best), end_section=True)
     for key in best[0].params:
-        rows.add_row(key, *(_show(trial.params.get(key)) for trial in best))
+        values = (trial.params[key] for trial in best)
+        rows.add_row(key, *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values))
     console.print(rows)
-    if failed := len(finished) - len(ranked):
-        say(f"{failed} of {len(finished)} trials failed; the reasons are in .checkpoints/experiments/")
     say(f"pictures: {', '.join(str(path) for path in draw(study, root / PICTURES / study.study_name))}")
     name = best[0].user_attrs["experiment"]
     if name not in experiments:
         say(f"{name} is in another clone, or was removed; there: dvc exp push origin {name}, here: dvc exp pull ...")
     say(f"apply the best: dvc exp apply {name}")
-
-
-def _show(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -127,7 +127,7 @@ def _unpickle(body: bytes) -> Any:
         tuples += name.startswith("TUPLE") or name.endswith("BINGET")
         if count >= MOST_OPCODES or tuples > MOST_TUPLES:
             raise ValueError(f"a pickle has more than {MOST_OPCODES:,} opcodes or {MOST_TUPLES} tuples")
-        if name.endswith("BINPUT") and argument > MOST_OPCODES:  # the memo is as long as its highest place
+        if name.endswith("BINPUT") and (argument or 0) > MOST_OPCODES:  # the memo is as long as its highest place
             raise ValueError(f"a pickle has place {argument:,} in the memo")
     return _Unpickler(io.BytesIO(body), encoding="bytes").load()
 

@@ -47,7 +47,7 @@ def write_card(run: Run) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"md": _escape, "percent": _percent, "thousands": "{:,}".format}
+    environment.filters |= {"md": _escape, "percent": lambda share: f"{100 * share:.1f} %", "thousands": "{:,}".format}
     is_cifar_10 = run.data.sha256 == CIFAR_10_SHA256
     return environment.get_template("card.md").render(
         run=run,
@@ -61,7 +61,3 @@ def write_card(run: Run) -> str:
 def _escape(value: object) -> str:
     """A value as Markdown shows it, whatever is in it."""
     return re.sub(r"([\\`*_\[\]<>|~&$])", r"\\\1", str(value))
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"

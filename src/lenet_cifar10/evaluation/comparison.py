@@ -66,7 +66,7 @@ def compare_predictions(first: pd.DataFrame, second: pd.DataFrame) -> Comparison
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first):,} and {len(second):,} images")
-    if (first[["index", "actual"]] != second[["index", "actual"]]).any(axis=None):
+    if (first[["index", "actual"]].to_numpy() != second[["index", "actual"]].to_numpy()).any():
         raise ValueError("an index or an actual class differs")
     one, other = ((table["predicted"] == table["actual"]).to_numpy() for table in (first, second))
     classes = [(name, (first["actual"] == name).to_numpy()) for name in sorted(set(first["actual"]))]

@@ -107,7 +107,7 @@ def draw_per_class(classes: pd.DataFrame) -> Figure:
     axes.barh(range(len(classes)), accuracies, height=0.7, color=SKY_BLUE, xerr=ends, capsize=3)
     axes.set_yticks(range(len(classes)), names)
     axes.invert_yaxis()
-    axes.set(xlim=(0, 1.01), title="Test accuracy by class, with 95 % intervals")
+    axes.set(xlim=(0, 1.01), title="Test accuracy by class, with 95% intervals")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.grid(axis="x", alpha=0.3)
     return figure
@@ -121,7 +121,7 @@ def draw_calibration(bins: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(5.6, 5.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], "--", color="grey", label="confidence = accuracy")
-    label = "accuracy with its 95 % interval"
+    label = "accuracy with its 95% interval"
     axes.errorbar(confidences, accuracies, np.maximum(ends, 0), fmt="o", color=BLUE, capsize=3, label=label)
     axes.set_title(f"Expected calibration error on the test set: {expected_calibration_error(bins):.1%}")
     axes.set(xlabel="Confidence", ylabel="Accuracy", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")

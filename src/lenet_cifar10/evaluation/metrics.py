@@ -52,12 +52,13 @@ def tabulate_predictions(logits: Tensor, labels: Tensor, class_names: Sequence[s
 
 def tabulate_classes(predictions: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     """A row for each class that has images: class, images, correct, accuracy, and the ends of its 95 % interval."""
-    rights = (predictions["actual"] == predictions["predicted"]).groupby(predictions["actual"])
-    rows = []
-    for name in (name for name in class_names if name in rights.groups):
-        right = rights.get_group(name)
-        interval = wilson_interval(int(right.sum()), len(right))
-        rows.append((name, len(right), int(right.sum()), float(right.mean()), interval.low, interval.high))
+    actual, rows = predictions["actual"].to_numpy(), []
+    for name in class_names:
+        right = predictions["predicted"].to_numpy()[actual == name] == name
+        if count := len(right):
+            correct = int(right.sum())
+            interval = wilson_interval(correct, count)
+            rows.append((name, count, correct, correct / count, interval.low, interval.high))
     return pd.DataFrame(rows, columns=list(CLASS_COLUMNS))
 
 

@@ -1,4 +1,7 @@
-"""The project's files as they are in the workspace, a commit, a branch, a tag or an experiment, read through DVC."""
+"""The project's files as they are in the workspace, a commit, a branch, a tag or an experiment, read through DVC.
+
+All functions raise UserError for a revision that is unknown or cannot be read, and for a damaged file.
+"""
 
 import subprocess
 from collections.abc import Sequence
@@ -40,7 +43,6 @@ def read_file(path: str, revision: str = WORKSPACE) -> bytes:
 
     Raises:
         MissingFileError: the revision has no such file.
-        UserError: there is no such revision, or DVC cannot read it.
     """
     name = describe(path, revision)
     try:
@@ -48,7 +50,7 @@ def read_file(path: str, revision: str = WORKSPACE) -> bytes:
             return (project_root() / path).read_bytes()
         files, prefix = _open(revision)
         return files.cat_file(f"/{prefix}{path}")
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except FileNotFoundError:
         raise MissingFileError(f"{name}: no such file; run dvc repro, or name a revision that has it") from None
     except DvcException as error:
         reason = " ".join(str(error).split())
@@ -61,11 +63,7 @@ def describe(path: str, revision: str) -> str:
 
 
 def read_params(revision: str = WORKSPACE) -> dict[str, Any]:
-    """The values of params.yaml by their dotted keys, not validated: another revision may have other keys.
-
-    Raises:
-        UserError: as in `read_file`, or the file is not YAML with sections.
-    """
+    """The values of params.yaml by their dotted keys, not validated: another revision may have other keys."""
     name = describe("params.yaml", revision)
     values = parse_yaml(read_file("params.yaml", revision), name)
     if not isinstance(values, dict):
@@ -73,28 +71,22 @@ def read_params(revision: str = WORKSPACE) -> dict[str, Any]:
     return _flatten(values)
 
 
-def read_lock(revision: str = WORKSPACE) -> dict[str, Any] | None:
-    """The content of dvc.lock, or None if there is none.
-
-    Raises:
-        UserError: as in `read_file`, or dvc.lock is not YAML with stages.
-    """
-    name = describe("dvc.lock", revision)
+def read_stages(revision: str = WORKSPACE) -> dict[str, Any]:
+    """What dvc.lock records of each stage's last run; nothing without dvc.lock."""
     try:
-        values = parse_yaml(read_file("dvc.lock", revision), name)
+        return parse_yaml(read_file("dvc.lock", revision), describe("dvc.lock", revision))["stages"]
     except MissingFileError:
-        return None
-    if not isinstance(values, dict) or not isinstance(values.get("stages"), dict):
-        raise UserError(f"{name}: has no stages; restore it with git restore, or name another revision")
-    return values
+        return {}
 
 
-def params_of_run(lock: dict[str, Any] | None) -> dict[str, Any]:
-    """The parameters that the stages in dvc.lock ran with, by their dotted keys (the first stage's value wins)."""
-    params: dict[str, Any] = {}
-    for stage in _stages(lock).values():
-        params = _flatten(stage.get("params", {}).get("params.yaml", {})) | params
-    return params
+def params_of_run(stages: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that the stages in dvc.lock ran with, by their dotted keys."""
+    return {key: value for stage in stages.values() for key, value in _flatten(_params(stage)).items()}
+
+
+def output_hashes(stages: dict[str, Any]) -> dict[str, str]:
+    """The MD5s of the stages' outputs in dvc.lock, by their paths."""
+    return {output["path"]: output["md5"] for stage in stages.values() for output in stage.get("outs", [])}
 
 
 def differing_params(params: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -103,48 +95,25 @@ def differing_params(params: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: each for key, each in values.items() if any(value != each[0] for value in each)}
 
 
-def output_hashes(lock: dict[str, Any] | None) -> dict[str, str]:
-    """The MD5s of the stages' outputs in dvc.lock, by their paths."""
-    return {output["path"]: output["md5"] for stage in _stages(lock).values() for output in stage.get("outs", [])}
-
-
-def outdated_inputs(lock: dict[str, Any] | None, stage: str) -> list[str]:
-    """The inputs of a stage that other stages wrote again after it had read them, by dvc.lock."""
-    written, inputs = output_hashes(lock), _stages(lock).get(stage, {}).get("deps", [])
-    return [item["path"] for item in inputs if written.get(item["path"], item["md5"]) != item["md5"]]
-
-
 def describe_data(revision: str = WORKSPACE) -> str:
-    """Which data the results of a revision are from, by the archive's hash in its dvc.lock, never by params.yaml.
-
-    Raises:
-        UserError: as in `read_lock`.
-    """
-    lock = read_lock(revision)
-    sha256 = params_of_run(lock).get("data.sha256")
-    if not isinstance(sha256, str):
+    """Which data the results of a revision are from, by the archive's hash in its dvc.lock, never by params.yaml."""
+    stages = read_stages(revision).values()
+    hashes = {_params(stage)["data.sha256"] for stage in stages if "data.sha256" in _params(stage)}
+    if len(hashes) != 1:  # no dvc.lock, or new data that not all stages have seen yet
         return "data not recorded, see metrics/README.md"
-    # While train runs, the results of the later stages are those of an earlier run.
-    is_trained = _exists("metrics/train.json", revision)
-    stages = ["prepare", "train", "evaluate", "report"] if is_trained else ["prepare"]
-    if any(path.startswith("data/") and "/model/" not in path for s in stages for path in outdated_inputs(lock, s)):
-        return "data of several runs, run dvc repro"
+    sha256 = hashes.pop()
     if sha256 == OFFICIAL_SHA256:
         return "CIFAR-10"
-    if is_trained and _exists("plots/per_class.csv", revision):
+    try:
         name = describe("plots/per_class.csv", revision)
         table = parse_table(read_file("plots/per_class.csv", revision), name, {"class": str})
-        if set(table["class"]) <= SHAPES.keys():
-            return "generated images"
-    return f"archive {sha256[:8]}…"
+    except MissingFileError:
+        return f"archive {sha256[:8]}…"
+    return "generated images" if set(table["class"]) <= SHAPES.keys() else f"archive {sha256[:8]}…"
 
 
 def describe_device(revision: str = WORKSPACE) -> str:
-    """The device that a revision's network was trained on, as the stage train recorded it.
-
-    Raises:
-        UserError: as in `read_file`, or the record is damaged.
-    """
+    """The device that a revision's network was trained on, as the stage train recorded it."""
     path = "data/model/environment.json"
     try:
         values = parse_json(read_file(path, revision), describe(path, revision))
@@ -154,40 +123,26 @@ def describe_device(revision: str = WORKSPACE) -> str:
 
 
 def commit_of(revision: str = WORKSPACE) -> tuple[str, str] | None:
-    """The short id and the date (YYYY-MM-DD) of a revision's commit; of HEAD for the workspace, None without Git.
-
-    Raises:
-        UserError: there is no such revision.
-    """
-    if revision == WORKSPACE:
-        result = _git("show", "--no-patch", "--format=%h %cs", "HEAD")
-        if result.returncode:
-            return None
-    else:
-        result = _git("show", "--no-patch", "--format=%h %cs", _open(revision)[0].repo.get_rev())
+    """The short id and the date (YYYY-MM-DD) of a revision's commit; of HEAD for the workspace, None without Git."""
+    commit = "HEAD" if revision == WORKSPACE else _open(revision)[0].repo.get_rev()
+    result = _git("show", "--no-patch", "--format=%h %cs", commit)
+    if result.returncode:
+        return None
     short, date = result.stdout.split()
     return short, date
 
 
 def _open(revision: str) -> tuple[Any, str]:
     """The DVCFileSystem of a revision, and the project's folder in its repository, such as "" or "part/"."""
-    root = project_root()
     result = _git("rev-parse", "--show-prefix")
-    if "safe.directory" in result.stderr:
-        raise UserError(
-            f"{root}: belongs to another user, so Git does not read {revision}; "
-            f"if you trust it, run git config --global --add safe.directory '{root}'"
-        )
-    if result.returncode:
-        raise UserError(f"{root}: is not in a Git repository, so {revision} cannot be read; name the workspace")
+    if result.returncode:  # Git's own words name the cause, such as another owner, and the remedy
+        raise UserError(f"{revision}: cannot be read ({' '.join(result.stderr.split())})")
     try:
-        if not revision or ":" in revision:  # DVC takes the first for the workspace, Git the second for a file
-            raise DvcException("no revision")
-        files = DVCFileSystem(str(root), rev=revision, subrepos=True)
+        files = DVCFileSystem(str(project_root()), rev=revision, subrepos=True)
         files.repo  # noqa: B018 (it finds the revision now)
     except DvcException:
         raise UserError(
-            f"{revision or repr('')}: is no commit, branch, tag or experiment; see git log, or dvc exp list --all"
+            f"{revision}: is no commit, branch, tag or experiment; see git log, or dvc exp list --all"
         ) from None
     return files, result.stdout.strip()
 
@@ -196,16 +151,8 @@ def _git(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True, check=False)
 
 
-def _exists(path: str, revision: str) -> bool:
-    try:
-        read_file(path, revision)
-    except MissingFileError:
-        return False
-    return True
-
-
-def _stages(lock: dict[str, Any] | None) -> dict[str, Any]:
-    return lock["stages"] if lock else {}
+def _params(stage: dict[str, Any]) -> dict[str, Any]:
+    return stage.get("params", {}).get("params.yaml", {})
 
 
 def _flatten(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,8 +12,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -28,7 +28,6 @@ from lenet_cifar10.experiments.revisions import read_file
 FOLDER = Path(".checkpoints/experiments")  # Git and DVC ignore it
 
 _DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")
-_METRICS = ("metrics/train.json", "metrics/test.json")
 _PATIENCE_SECONDS = 30.0
 
 
@@ -52,19 +51,21 @@ class Configuration:
         """
         values: dict[str, Any] = self.params.model_dump()
         for key, value in settings.items():
-            *parents, name = key.split(".")
-            section = values
-            for parent in parents:
-                if not isinstance(section.get(parent), dict):
-                    section[parent] = {}  # no such section: the check below says so
-                section = section[parent]
+            parent, _, name = key.rpartition(".")
+            section = values.setdefault(parent, {}) if parent else values
+            if not isinstance(section, dict):
+                raise UserError(f"{source}: {key}: unknown key; {parent} is no section")
             section[name] = value
         return replace(self, settings={**self.settings, **settings}, params=check_params(values, source))
 
-    def digest(self, *details: Any, without: Collection[str] = ()) -> str:
-        """Eight hexadecimal digits of code, parameters and `details`; a mirror (data.urls) changes no result."""
-        values = {key: value for key, value in flatten(self.params).items() if key not in {"data.urls", *without}}
-        return _hash([self.code, values, *details])[:8]
+    def digest(self) -> str:
+        """Eight hexadecimal digits of the code and the parameters; a mirror (data.urls) changes no result."""
+        return short_hash([self.code, {**flatten(self.params), "data.urls": None}])
+
+
+def short_hash(values: Any) -> str:
+    """Eight hexadecimal digits of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def configure(root: Path, settings: Mapping[str, Any]) -> Configuration:
@@ -77,7 +78,12 @@ def configure(root: Path, settings: Mapping[str, Any]) -> Configuration:
         raise UserError(f"{root}: the path must be ASCII (a DVC limitation); move the project to another folder")
     if _read(root, "git", "rev-parse", "--is-shallow-repository", "HEAD").startswith("true"):
         raise UserError(f"{root}: is a shallow clone, where DVC loses experiments; run git fetch --unshallow")
-    return Configuration(_hash_code(root), {}, load_params(root / "params.yaml")).having(settings)
+    stages = parse_yaml((root / "dvc.yaml").read_bytes(), "dvc.yaml")["stages"].values()
+    needed = {path for stage in stages for path in stage.get("deps", [])}
+    code = sorted(path for path in needed if not path.startswith(("data/", "metrics/", "plots/")))
+    paths = _read(root, "git", "ls-files", "-z", "--", "dvc.yaml", *code).split("\0")
+    code_hash = short_hash({path: hash_file(root / path) for path in paths if (root / path).is_file()})
+    return Configuration(code_hash, {}, load_params(root / "params.yaml")).having(settings)
 
 
 def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -99,21 +105,7 @@ def parse_settings(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def measure(root: Path, configuration: Configuration, name: str) -> dict[str, Any]:
-    """The metrics of the experiment with this name, which is run if it does not exist.
-
-    Raises:
-        FailedRunError: the experiment failed.
-        UserError: the code or params.yaml was changed after `configure`.
-    """
-    run_experiment(root, configuration, name)
-    metrics: dict[str, Any] = {}
-    for path in _METRICS:
-        metrics |= parse_json(read_file(path, name), f"{path} in {name}")
-    return metrics
-
-
-def run_experiment(root: Path, configuration: Configuration, name: str) -> None:
-    """Run `dvc exp run --temp` with this name and configuration, unless there is an experiment with this name.
+    """The metrics of the experiment with this name, which `dvc exp run --temp` makes if it does not exist.
 
     Raises:
         FailedRunError: dvc failed.
@@ -121,96 +113,63 @@ def run_experiment(root: Path, configuration: Configuration, name: str) -> None:
     """
     log = FOLDER / f"{name}.log"
     (root / FOLDER).mkdir(parents=True, exist_ok=True)
-    with _turn(root / FOLDER) as turn:
-        if name in list_experiments(root):
-            return
-        if configure(root, configuration.settings).digest() != configuration.digest():
-            raise UserError(f"{root}: the code or params.yaml was changed meanwhile; undo this, or start again with it")
-        say_aside(f"{name}: runs; its output is in {log}")
-        settings = [f"-S{key}={json.dumps(value, ensure_ascii=False)}" for key, value in configuration.settings.items()]
-        with (root / log).open("wb") as output:
-            status = _call([*_DVC, "exp", "run", "--temp", "--name", name, *settings], root, output, turn)
-    if status:
-        lines = (root / log).read_text("utf-8", errors="replace").splitlines()
-        reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise FailedRunError(f"{'; '.join(reasons) or f'dvc ended with {status}'}; see {log}")
+    with (root / FOLDER / "lock").open("wb") as lock:
+        _wait_for_turn(lock)
+        if name not in list_experiments(root):
+            if configure(root, configuration.settings).digest() != configuration.digest():
+                raise UserError(f"{root}: the code or params.yaml was changed meanwhile; undo this, or start again")
+            say_aside(f"{name}: runs; its output is in {log}")
+            if status := _run(root, configuration, name, lock):
+                text = (root / log).read_text("utf-8", errors="replace")
+                reasons = re.findall("^error: (.*)", text, re.MULTILINE) or [f"dvc ended with {status}"]
+                raise FailedRunError(f"{'; '.join(reasons)}; see {log}")
+    train, test = (parse_json(read_file(f"metrics/{stage}.json", name), name) for stage in ("train", "test"))
+    return train | test
 
 
 def list_experiments(root: Path) -> set[str]:
-    """The names of the project's experiments, of all its commits.
-
-    Raises:
-        UserError: dvc failed.
-    """
+    """The names of the project's experiments, of all its commits."""
     return set(_read(root, *_DVC, "exp", "list", "--all-commits", "--name-only").split())
 
 
-@contextmanager
-def _turn(folder: Path) -> Iterator[int]:
+def _wait_for_turn(lock: IO[bytes]) -> None:
     """Let one experiment run at a time: while DVC starts one, it sets the workspace's changes aside."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
+    with suppress(OSError):  # a file system without locks
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             say_aside("another experiment runs in this clone; waiting for its end")
-            fcntl.flock(number, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks
-        yield number
-    finally:
-        os.close(number)
+            fcntl.flock(lock, fcntl.LOCK_EX)
 
 
-def _call(command: Sequence[str], root: Path, output: IO[bytes], turn: int) -> int:
-    """Run dvc in a process group of its own, all of which ends when this is stopped; its status."""
-    process = subprocess.Popen(
-        command,
-        cwd=root,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-        pass_fds=[turn],  # should this process be killed, dvc keeps its turn until it ends
-    )
+def _run(root: Path, configuration: Configuration, name: str, lock: IO[bytes]) -> int:
+    """Run dvc in a process group of its own, all of which ends when this is stopped; its exit status."""
+    settings = [f"-S{key}={json.dumps(value, ensure_ascii=False)}" for key, value in configuration.settings.items()]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    with (root / FOLDER / f"{name}.log").open("wb") as output:
+        process = subprocess.Popen(
+            [*_DVC, "exp", "run", "--temp", "--name", name, *settings],
+            cwd=root,
+            env=os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"},  # the stages call `python`
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],  # should this process be killed, dvc keeps its turn until it ends
+        )
     try:
         return process.wait()
-    finally:
+    except BaseException:
         for number in (signal.SIGINT, signal.SIGKILL):  # after the first the stage saves its state, DVC tidies up
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
                 process.wait(_PATIENCE_SECONDS)
-
-
-def _environment() -> dict[str, str]:
-    """This Python first on PATH, because the stages call `python`; their output line by line, for the log."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return os.environ | {"PATH": path, "PYTHONUNBUFFERED": "1"}
-
-
-def _hash_code(root: Path) -> str:
-    """A hash of dvc.yaml and of the files that Git tracks among its dependencies, as they are in the workspace."""
-    stages = parse_yaml((root / "dvc.yaml").read_bytes(), "dvc.yaml")["stages"].values()
-    needed = {path for stage in stages for path in stage.get("deps", [])}
-    written = [entry for stage in stages for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
-    code = needed.difference(*([entry] if isinstance(entry, str) else entry for entry in written))
-    paths = _read(root, "git", "ls-files", "-z", "--", "dvc.yaml", *sorted(code)).split("\0")
-    return _hash({path: hash_file(root / path) for path in paths if (root / path).is_file()})
-
-
-def _hash(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        raise
 
 
 def _read(root: Path, *command: str) -> str:
-    """What a command prints in the project's folder.
-
-    Raises:
-        UserError: it failed.
-    """
-    result = subprocess.run(command, cwd=root, env=_environment(), capture_output=True, text=True, check=False)
+    """What a command prints in the project's folder."""
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if result.returncode:
         reason = " ".join(result.stderr.split()) or f"status {result.returncode}"
         raise UserError(f"{root}: experiments need a DVC project in a Git repository with a commit ({reason})")

@@ -13,27 +13,19 @@ FIGURES = ("validation_accuracy", "test_accuracy", "test_accuracy_with_flips")  
 
 @dataclass
 class Runs:
-    """A configuration's experiments by seed: the figures of those that succeeded, why the others failed."""
+    """A configuration's experiments: the values of each figure by seed, and why seeds failed."""
 
     configuration: Configuration
-    figures: dict[int, dict[str, float]] = field(default_factory=dict)
+    figures: dict[str, dict[int, float]] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
 
-    def name(self, seed: int) -> str:
+    def name(self, seed: int | str) -> str:
         """The name of a seed's experiment."""
-        return f"seeds-{self.configuration.digest(without=['seed'])}-{seed}"
+        return f"seeds-{self.configuration.having({'seed': 0}).digest()}-{seed}"
 
     def summaries(self) -> dict[str, SampleMean]:
         """Mean, deviation and interval of each figure, over the seeds that succeeded."""
-        return {name: summarize_sample(self.values(name), 0, 1) for name in self.measured()}
-
-    def measured(self) -> list[str]:
-        """The figures that the experiments have."""
-        return [name for name in FIGURES if self.figures and all(name in found for found in self.figures.values())]
-
-    def values(self, figure: str) -> list[float]:
-        """One figure, in the order of the seeds."""
-        return [self.figures[seed][figure] for seed in sorted(self.figures)]
+        return {figure: summarize_sample(list(values.values()), 0, 1) for figure, values in self.figures.items()}
 
 
 def run_seeds(
@@ -49,16 +41,18 @@ def run_seeds(
                 runs.failures[seed] = str(error)
                 say_aside(f"{name}: failed: {error}")
                 continue
-            has_validation = configuration.params.data.validation_size > 0  # else it is the test accuracy
-            wanted = FIGURES if has_validation else FIGURES[1:]
-            runs.figures[seed] = {figure: metrics[figure] for figure in wanted if figure in metrics}
-            figures = [f"{key.replace('_', ' ')} {show_figure(value)}" for key, value in runs.figures[seed].items()]
-            say_aside(f"{name}: {', '.join(figures)}")
+            for figure in FIGURES[configuration.params.data.validation_size == 0 :]:  # without, it is of test images
+                if figure in metrics:
+                    runs.figures.setdefault(figure, {})[seed] = metrics[figure]
+            say_aside(f"{name}: test accuracy {show_figure(metrics['test_accuracy'])}")
 
 
 def compare_runs(first: Runs, second: Runs) -> dict[str, MeanDifference]:
     """Welch's test of each figure that both have; without a seed that failed, it would not stand for all seeds."""
     if first.failures or second.failures:
         return {}
-    names = [name for name in first.measured() if name in second.measured()]
-    return {name: compare_means(first.values(name), second.values(name)) for name in names}
+    return {
+        figure: compare_means(list(values.values()), list(second.figures[figure].values()))
+        for figure, values in first.figures.items()
+        if figure in second.figures
+    }

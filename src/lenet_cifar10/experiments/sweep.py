@@ -14,13 +14,12 @@ from typing import Any
 import matplotlib
 import optuna
 from matplotlib import pyplot
-from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, TrialPruned
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import BaseTrial, FixedTrial, FrozenTrial, Trial, TrialState
 from optuna.visualization import matplotlib as pictures
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,14 +27,13 @@ from lenet_cifar10.common.console import say_aside, show_figure
 from lenet_cifar10.common.params import flatten
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.common.yaml import parse_yaml
-from lenet_cifar10.experiments.runs import Configuration, FailedRunError
+from lenet_cifar10.experiments.runs import Configuration, FailedRunError, short_hash
 
 GRACE_SECONDS = 60  # without a heartbeat, after which a trial counts as dead
 # A trial that failed on its own is a pruned one to Optuna, which then avoids its neighbourhood. A failed one to Optuna
 # is a trial that was stopped or whose worker died; another one has its parameters.
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
-_SEARCHED = ("augment.", "model.", "train.")
 _MOST_DEATHS = 2  # retries of a trial whose workers die
 _MOST_FAILURES = 3  # in a row
 _FEWEST_FOR_IMPORTANCE = 20  # completed trials, so that the best quarter is five
@@ -55,19 +53,19 @@ class Space:
 
     def study_name(self) -> str:
         """Other code, other parameters or other ranges are another study."""
-        return f"sweep-{self.base.digest(self.ranges)}"
+        return f"sweep-{short_hash([self.base.digest(), self.ranges])}"
 
-    def suggest(self, trial: Trial) -> Configuration:
+    def suggest(self, trial: BaseTrial) -> Configuration:
         """A trial's configuration.
 
         Raises:
-            FailedRunError: each value is right, but not beside the others.
+            FailedRunError: a value is wrong, or does not go with the others.
         """
         known, values = flatten(self.base.params), {}
         for key, entry in self.ranges.items():
             if "choices" in entry:
                 values[key] = trial.suggest_categorical(key, **entry)
-            elif isinstance(known[key], int):
+            elif isinstance(known.get(key), int):
                 values[key] = trial.suggest_int(key, **entry)
             else:
                 values[key] = trial.suggest_float(key, **entry)
@@ -81,12 +79,9 @@ def read_space(path: Path, configuration: Configuration) -> Space:
     """Read a file such as sweep.yaml; the settings of `configuration` replace its entries.
 
     Raises:
-        UserError: the file is missing or is not YAML, or one line for each mistake in it.
+        UserError: the file is missing or is not YAML, or an entry is wrong.
     """
-    try:
-        entries = parse_yaml(path.read_bytes(), str(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; name one with --ranges, or restore it") from None
+    entries = parse_yaml(path.read_bytes(), str(path))
     if not isinstance(entries, dict):
         raise UserError(f"{path}: expected lines such as train.learning_rate: {{low: 0.01, high: 0.1}}")
     entries = {str(key): entry for key, entry in entries.items() if key not in configuration.settings}
@@ -94,41 +89,16 @@ def read_space(path: Path, configuration: Configuration) -> Space:
     if not ranges:
         raise UserError(f"{path}: has no range, so there is nothing to search")
     base = configuration.having({key: entry for key, entry in entries.items() if key not in ranges}, str(path))
-    mistakes = []
     for key, entry in ranges.items():
+        if not key.startswith(("augment.", "model.", "train.")):
+            raise UserError(f"{path}: {key}: cannot be searched (only augment, model and train can); give it one value")
         try:
-            _check(key, entry, base, str(path))
-        except UserError as error:
-            mistakes.append(str(error))
-        except (ArithmeticError, TypeError, ValueError, UserWarning) as error:  # Optuna's
-            mistakes.append(f"{path}: {key}: {error}")
-    if mistakes:
-        raise UserError("\n".join(mistakes))
-    return Space(base, ranges, str(path))
-
-
-def _check(key: str, entry: dict[str, Any], base: Configuration, source: str) -> None:
-    """Check what a range may be, and that its ends, or its choices, are right beside the other parameters."""
-    if not key.startswith(_SEARCHED):
-        raise UserError(f"{source}: {key}: cannot be searched (only augment, model and train can); give it one value")
-    match entry:
-        case {"choices": [_, _, *_] as values, **options} if not options:
-            pass
-        case {"low": int() | float() as low, "high": int() | float() as high, **options} if _are_sound(options):
-            values = [low, high, low + options.get("step", 0)]
-        case _:
+            for value in entry.get("choices") or [entry["low"], entry["high"]]:
+                Space(base, {key: entry}, str(path)).suggest(FixedTrial({key: value}))
+        except (ArithmeticError, KeyError, TypeError, ValueError) as error:
             forms = "{low: 1, high: 5}, perhaps with log: true or step: 2, or {choices: [1, 5]}"
-            raise UserError(f"{source}: {key}: found {entry}, expected {forms}")
-    for value in values:
-        base.having({key: value}, source)
-    if "choices" not in entry:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # a range that is no whole number of steps
-            (IntDistribution if isinstance(flatten(base.params)[key], int) else FloatDistribution)(**entry)
-
-
-def _are_sound(options: dict[str, Any]) -> bool:
-    return options.keys() <= {"log", "step"} and isinstance(options.get("log", False), bool)
+            raise UserError(f"{path}: {key}: found {entry} ({error}), expected {forms}") from None
+    return Space(base, ranges, str(path))
 
 
 @contextmanager
@@ -139,28 +109,19 @@ def open_study(url: str, name: str, grace_seconds: int = GRACE_SECONDS) -> Itera
         UserError: the database cannot be used, now or later in the block.
     """
     try:
-        yield _open(url, name, grace_seconds)
-    except (SQLAlchemyError, StorageInternalError) as error:
-        raise _unusable(error) from None
-
-
-def _open(url: str, name: str, grace_seconds: int) -> optuna.Study:
-    try:
         storage = RDBStorage(
             url,
             heartbeat_interval=max(1, grace_seconds // 4),
             grace_period=grace_seconds,
             heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=_MOST_DEATHS),
         )
-        return optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-    except (ImportError, RuntimeError, ValueError) as error:  # no driver, a database of another Optuna, a wrong port
-        raise _unusable(error) from None
-
-
-def _unusable(error: BaseException) -> UserError:
-    while error.__cause__:  # Optuna's error, SQLAlchemy's, the driver's
-        error = error.__cause__
-    return UserError(f"--study: the database cannot be used ({' '.join(str(error).split())}); fix this and try again")
+        yield optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    except (ImportError, SQLAlchemyError, StorageInternalError) as error:  # ImportError: there is no driver
+        cause: BaseException = error
+        while cause.__cause__:  # Optuna's error, SQLAlchemy's, the driver's
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())
+        raise UserError(f"--study: the database cannot be used ({reason}); fix this and try again") from None
 
 
 def run_trials(
@@ -192,17 +153,12 @@ def run_trials(
         trial.set_user_attr("experiment", name)
         return score
 
-    failures: list[str] = []
-
     def report(study: optuna.Study, trial: FrozenTrial) -> None:
-        if trial.value is not None:
-            failures.clear()
-            say_aside(f"trial {trial.number}: {show_figure(trial.value)}, best {show_figure(study.best_value)}")
-            return
-        failures.append(trial.user_attrs["failure"])
-        say_aside(f"trial {trial.number}: failed: {failures[-1]}")
-        if len(failures) == _MOST_FAILURES:
-            raise UserError(f"{_MOST_FAILURES} trials in a row failed, the last: {failures[-1]}")
+        failure = trial.user_attrs.get("failure")
+        say_aside(f"trial {trial.number}: {f'failed: {failure}' if failure else show_figure(trial.value)}")
+        finished = study.get_trials(deepcopy=False, states=FINISHED)[-_MOST_FAILURES:]
+        if failure and [last.state for last in finished] == [TrialState.PRUNED] * _MOST_FAILURES:
+            raise UserError(f"{_MOST_FAILURES} trials in a row failed, the last: {failure}")
 
     if len(study.get_trials(deepcopy=False, states=FINISHED)) < number:
         study.optimize(objective, callbacks=[report, MaxTrialsCallback(number, FINISHED)])
@@ -217,13 +173,17 @@ def rank(study: optuna.Study) -> list[FrozenTrial]:
 def draw(study: optuna.Study, folder: Path) -> list[Path]:
     """Write the study's history as a picture and, once there are enough trials, which parameters matter."""
     matplotlib.use("Agg")
-    drawn = {"history": lambda: pictures.plot_optimization_history(study, target_name="validation accuracy")}
-    if len(rank(study)) >= _FEWEST_FOR_IMPORTANCE:
-        evaluator = PedAnovaImportanceEvaluator(target_quantile=0.25)
-        drawn["importance"] = lambda: pictures.plot_param_importances(study, evaluator)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, plot in drawn.items():
-        plot()  # on pyplot's current figure
-        pyplot.savefig(folder / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
-        pyplot.close()
-    return [folder / f"{name}.png" for name in drawn]
+    pictures.plot_optimization_history(study, target_name="validation accuracy")
+    drawn = [_save(folder / "history.png")]
+    if len(rank(study)) >= _FEWEST_FOR_IMPORTANCE:
+        pictures.plot_param_importances(study, PedAnovaImportanceEvaluator(target_quantile=0.25))
+        drawn.append(_save(folder / "importance.png"))
+    return drawn
+
+
+def _save(path: Path) -> Path:
+    """Write pyplot's current figure, on which Optuna draws."""
+    pyplot.savefig(path, bbox_inches="tight", metadata={"Software": None})
+    pyplot.close()
+    return path

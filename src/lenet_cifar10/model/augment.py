@@ -213,9 +213,10 @@ def _tabulate_rotation(draws: Draws) -> NDArray[np.int32]:
 
 def _round_to_15_digits(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Python's round(value, 15) for values from -1 to 1, in bulk; NumPy's rounds some of them otherwise."""
-    scaled = values * 1e15  # off by up to 1/16, which matters only near one half
+    scaled = values * 1e15
     rounded = np.rint(scaled) / 1e15
-    unsure = np.abs(scaled % 1 - 0.5) <= 1 / 16
+    # The product is itself rounded: it can become a half, but never pass one.
+    unsure = scaled % 1 == 0.5
     rounded[unsure] = [round(value, 15) for value in values[unsure].tolist()]
     return rounded
 

@@ -52,7 +52,14 @@ def resolve_device(name: str, setting: str = "params.yaml: device") -> torch.dev
 
 
 def set_deterministic(threads: int) -> None:
-    """Have torch compute the same bits again: on the same kind of device, with the same number of threads."""
+    """Have torch compute the same bits again: on the same kind of device, with the same number of threads.
+
+    Raises:
+        UserError: a variable is set with which torch waits for ever for its threads.
+    """
+    for name in ("OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_THREAD_LIMIT"):
+        if name in os.environ:
+            raise UserError(f"{name}: found {os.environ[name]}, with which torch can hang; unset this variable")
     torch.set_num_threads(threads)
     # cuBLAS reads this when CUDA starts; without it older versions of torch refuse deterministic mode.
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
@@ -109,7 +116,7 @@ def describe_environment(device: torch.device) -> dict[str, str | int]:
     """
     return {
         "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -119,7 +126,7 @@ def describe_environment(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def _processor_name() -> str:
+def processor_name() -> str:
     """The processor's model, where the system tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
