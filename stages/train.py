@@ -23,7 +23,7 @@ from lenet_cifar10.model.device import (
 from lenet_cifar10.model.weights import save_weights
 from lenet_cifar10.training.checkpoint import Checkpoint, fingerprint
 from lenet_cifar10.training.distributed import World
-from lenet_cifar10.training.loop import train
+from lenet_cifar10.training.loop import has_learned_nothing, train
 
 TRAINING, VALIDATION = Path("data/prepared/train.safetensors"), Path("data/prepared/validation.safetensors")
 WEIGHTS, ENVIRONMENT = Path("data/model/lenet.safetensors"), Path("data/model/environment.json")
@@ -73,10 +73,10 @@ def main() -> None:
                 write_json(ENVIRONMENT, environment)
                 write_json(METRICS, history[-1].summary())
                 checkpoint.remove()
-                if history[-1].train_loss > 0.99 * math.log(len(training.class_names)):
+                if has_learned_nothing(history[-1], len(training.class_names)):
                     say(
-                        "warning: the network has learned nothing, its loss is that of a guess; train more epochs, or "
-                        "lower train.learning_rate"
+                        "warning: the network has learned nothing, its loss is that of a guess; see the comment above "
+                        "train.learning_rate in params.yaml"
                     )
 
 

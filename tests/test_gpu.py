@@ -36,9 +36,8 @@ def modes() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("padding_mode", ["zeros", "symmetric"])
-@pytest.mark.parametrize("size", [32, 30])
-def test_augmentation_gives_the_bytes_of_the_cpu(padding_mode: augment.PaddingMode, size: int) -> None:
-    images = torch.randint(0, 256, (4000, 3, size, size), dtype=torch.uint8)
+def test_augmentation_gives_the_bytes_of_the_cpu(padding_mode: augment.PaddingMode) -> None:
+    images = torch.randint(0, 256, (4000, 3, 32, 32), dtype=torch.uint8)
     draws = augment.draw(len(images), MODERATE, torch.Generator().manual_seed(1))
     expected = augment.apply(images, draws, padding_mode)
     assert not torch.equal(expected, images)

@@ -200,6 +200,7 @@ def test_a_missing_file_is_named(path: Path) -> None:
         (zipped(tar_of(SOUND)[:20_000]), "unexpected end of data"),
         (zipped(tar_of({FIRST: batch()})), f"it lacks {MEMBERS[1]}, {MEMBERS[2]}"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_damaged_file_is_refused(path: Path, content: bytes, words: str) -> None:
     path.write_bytes(content)

@@ -117,7 +117,7 @@ def test_the_run_s_parameters_are_those_of_dvc_lock(here: Path) -> None:
 
 
 def test_the_data_is_that_of_dvc_lock_never_that_of_params_yaml(here: Path) -> None:
-    sha256, official = revisions.read_params()["data.sha256"], revisions.OFFICIAL_SHA256
+    sha256, official = revisions.read_params()["data.sha256"], revisions.CIFAR_10_SHA256
     change_params(here, {"data.sha256": official})
     assert revisions.describe_data() == revisions.describe_data("HEAD") == "generated images"
     assert revisions.describe_data("HEAD~1") == "data not recorded, see metrics/README.md"

@@ -127,6 +127,14 @@ def test_divergence_is_an_error(tmp_path: Path) -> None:
         run(tmp_path, learning_rate=100.0, momentum=0.99, epochs=20)
 
 
+def test_a_network_that_has_learned_nothing_is_told_from_one_that_has(tmp_path: Path) -> None:
+    (stuck, *_), _ = run(tmp_path / "stuck", learning_rate=1e-12, weight_decay=0.0, epochs=1, dropout=0)
+    assert stuck.train_loss < 3  # close to ln 4 = 1.39, or above
+    assert loop.has_learned_nothing(stuck, len(CLASSES))
+    history, _ = run(tmp_path / "learned", epochs=8, ema_decay=0.5, augment=NONE, dropout=0)
+    assert not loop.has_learned_nothing(history[-1], len(CLASSES))
+
+
 def test_weights_spoilt_by_the_very_last_step_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take = Steps.take
 

@@ -42,7 +42,7 @@ def page(
     \b
     Examples:
       lenet-cifar10 page
-      lenet-cifar10 page main short workspace
+      lenet-cifar10 page main calm workspace
       lenet-cifar10 page --watch
     """
     from lenet_cifar10.experiments.revisions import WORKSPACE, project_root

@@ -1,12 +1,15 @@
 """Files that appear whole or not at all, and have the same bytes for the same values."""
 
+import fcntl
 import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
@@ -32,6 +35,23 @@ def atomic_write(path: Path, content: bytes | str) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, message: str) -> Iterator[IO[bytes]]:
+    """Hold a lock on a file, which is made where it is missing; say `message` and wait if another process holds it.
+
+    The lock ends with the process, so a killed one leaves none. On a file system without locks nothing waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        with suppress(OSError):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(message, file=sys.stderr, flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
 
 
 def hash_file(path: Path) -> str:

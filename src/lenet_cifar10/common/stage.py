@@ -39,7 +39,7 @@ def run_stage(main: Callable[[], None]) -> None:
 def run(main: Callable[[], object]) -> None:
     """Call `main` and end the program: with status 0, 1 after a `UserError` or an OSError, 128 + N after signal N.
 
-    Each of the last two prints one line to standard error and no traceback.
+    A mistake or a stop prints its line to standard error and no traceback.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)

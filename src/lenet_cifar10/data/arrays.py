@@ -65,7 +65,7 @@ def load_split(path: Path) -> Split:
     """Read what `save_split` wrote.
 
     Raises:
-        UserError: the file is missing, damaged or holds something else.
+        UserError: the file is missing, damaged or not such a file.
     """
     try:
         with safe_open(path, framework="numpy") as file:

@@ -1,11 +1,9 @@
 """Download one file, known by its SHA-256, from the first source that has it; an interrupted download is resumed."""
 
-import fcntl
 import os
 import re
 import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,7 +13,7 @@ import requests
 from urllib3.exceptions import HTTPError
 
 from lenet_cifar10.common.console import say, transfer_bar
-from lenet_cifar10.common.files import atomic_write, hash_file
+from lenet_cifar10.common.files import atomic_write, hash_file, locked
 from lenet_cifar10.common.stage import UserError
 
 CONNECT_SECONDS = 10
@@ -44,9 +42,7 @@ def download(urls: Sequence[str], sha256: str, path: Path, partial_folder: Path,
         folder.mkdir(parents=True, exist_ok=True)
     partial = partial_folder / f"{sha256}.part"
     lines = [f"download: found no file with SHA-256 {sha256}"]
-    with (partial_folder / "lock").open("w") as lock:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(lock, fcntl.LOCK_EX)  # queued experiments share the partial file
+    with locked(partial_folder / "lock", "waiting for another download to end"):  # which has the same partial file
         for url in urls:
             name = re.sub(r"(://)(?:[^/?#]*@)?([^?#]*).*", r"\1\2", url)  # without password and signature
             say(f"download: trying {name}")

@@ -17,9 +17,9 @@ from lenet_cifar10.common.files import parse_json, parse_table
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.common.yaml import parse_yaml
 from lenet_cifar10.data.synthetic import SHAPES
+from lenet_cifar10.evaluation.card import CIFAR_10_SHA256
 
 WORKSPACE = "workspace"  # DVC's word for what is not committed
-OFFICIAL_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
 
 
 class MissingFileError(UserError):
@@ -102,7 +102,7 @@ def describe_data(revision: str = WORKSPACE) -> str:
     if len(hashes) != 1:  # no dvc.lock, or new data that not all stages have seen yet
         return "data not recorded, see metrics/README.md"
     sha256 = hashes.pop()
-    if sha256 == OFFICIAL_SHA256:
+    if sha256 == CIFAR_10_SHA256:
         return "CIFAR-10"
     try:
         name = describe("plots/per_class.csv", revision)

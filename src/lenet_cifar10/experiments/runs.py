@@ -4,7 +4,6 @@ The experiment's name holds a digest of the code and the parameters: where the n
 used. Logs are below `FOLDER`.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lenet_cifar10.common.console import say_aside
-from lenet_cifar10.common.files import hash_file, parse_json
+from lenet_cifar10.common.files import hash_file, locked, parse_json
 from lenet_cifar10.common.params import Params, check_params, flatten, load_params
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.common.yaml import parse_yaml
@@ -112,9 +111,8 @@ def measure(root: Path, configuration: Configuration, name: str) -> dict[str, An
         UserError: the code or params.yaml was changed after `configure`.
     """
     log = FOLDER / f"{name}.log"
-    (root / FOLDER).mkdir(parents=True, exist_ok=True)
-    with (root / FOLDER / "lock").open("wb") as lock:
-        _wait_for_turn(lock)
+    # One experiment at a time: while DVC starts one, it sets the workspace's changes aside.
+    with locked(root / FOLDER / "lock", "another experiment runs in this clone; waiting for its end") as lock:
         if name not in list_experiments(root):
             if configure(root, configuration.settings).digest() != configuration.digest():
                 raise UserError(f"{root}: the code or params.yaml was changed meanwhile; undo this, or start again")
@@ -130,16 +128,6 @@ def measure(root: Path, configuration: Configuration, name: str) -> dict[str, An
 def list_experiments(root: Path) -> set[str]:
     """The names of the project's experiments, of all its commits."""
     return set(_read(root, *_DVC, "exp", "list", "--all-commits", "--name-only").split())
-
-
-def _wait_for_turn(lock: IO[bytes]) -> None:
-    """Let one experiment run at a time: while DVC starts one, it sets the workspace's changes aside."""
-    with suppress(OSError):  # a file system without locks
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say_aside("another experiment runs in this clone; waiting for its end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _run(root: Path, configuration: Configuration, name: str, lock: IO[bytes]) -> int:

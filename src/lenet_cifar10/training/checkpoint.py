@@ -1,10 +1,9 @@
 """The state of a training run after its last finished epoch, from which a stopped run continues."""
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import safetensors.torch
 from torch import Tensor
 
 from lenet_cifar10.common.console import say
-from lenet_cifar10.common.files import atomic_write, hash_file
+from lenet_cifar10.common.files import atomic_write, hash_file, locked
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _DIGEST_BYTES = 32
@@ -20,8 +19,8 @@ _DIGEST_BYTES = 32
 
 def fingerprint(params: Mapping[str, Any], environment: Mapping[str, Any], files: Sequence[Path]) -> str:
     """A hash of all that decides a run's result: parameters, environment, files, and the code that trains."""
-    floors = [_PACKAGE / name for name in ("common", "data", "model", "training")]
-    code = [path for floor in floors for path in sorted(floor.glob("*.py"))]
+    floors = ("common/*.py", "data/arrays.py", "model/*.py", "training/*.py")
+    code = [path for floor in floors for path in sorted(_PACKAGE.glob(floor))]
     parts = [params, environment, [hash_file(path) for path in [*files, *code]]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -32,17 +31,9 @@ class Checkpoint:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.path = folder / f"{fingerprint[:32]}.checkpoint"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[object]:
         """Wait while another process trains the same run, such as in another experiment's copy."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_suffix(".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("waiting for another process that trains the same run")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return locked(self.path.with_suffix(".lock"), "waiting for another process that trains the same run")
 
     def save(self, state: Mapping[str, Tensor], history: Sequence[Mapping[str, float]]) -> None:
         """Replace the checkpoint, whole or not at all."""
@@ -67,4 +58,3 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget the run, which has ended well."""
         self.path.unlink(missing_ok=True)
-        self.path.with_suffix(".lock").unlink(missing_ok=True)

@@ -94,8 +94,10 @@ class World:
 def _report_lost_process() -> Iterator[None]:
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:  # among them torch.distributed's own errors
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"another process of this run has ended or does not answer ({reason}); see its own error, then run the "
             "same command again to continue"

@@ -93,7 +93,6 @@ def train(
     for epoch in range(len(history) + 1, settings.epochs + 1):
         order, draws = augment.plan_epoch(len(training), seed, epoch, augment_section)
         torch.manual_seed(derive_seed(seed, epoch, "dropout"))
-        model.train()
         figures = []
         step = (epoch - 1) * steps_per_epoch
         for batches in _chunks(torch.arange(len(training)).split(size), chunk):
@@ -121,6 +120,11 @@ def train(
         if world.is_main:
             checkpoint.save(steps.state(), [asdict(row) for row in history])
         yield history, steps.ema_model
+
+
+def has_learned_nothing(record: EpochRecord, classes: int) -> bool:
+    """Whether the training loss is that of giving each class the same probability, ln(classes), or hardly below."""
+    return record.train_loss > 0.99 * math.log(classes)
 
 
 def _chunks(batches: Sequence[Tensor], most: int) -> Iterator[Sequence[Tensor]]:

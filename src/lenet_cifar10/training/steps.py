@@ -61,8 +61,8 @@ class Batches:
 class Steps:
     """The steps of a training run, over batches that `load` prepares.
 
-    `take` reads no number from the host: a counter on the device picks batch, learning rate and EMA weight from arrays
-    that stay where they are. It is the same on every device, and a GPU can record it once and replay it.
+    With one micro-batch `take` reads no number from the host: a counter on the device picks batch, learning rate and
+    EMA weight from arrays that stay where they are. So nothing waits for the host, and a GPU can record a step.
     """
 
     def __init__(self, model: LeNet, settings: TrainSection, seed: int, count: int, chunk: int, world: World) -> None:
@@ -185,7 +185,7 @@ class Steps:
             torch.manual_seed(derive_seed(self.seed, self.next_step, "dropout", number))
             for figures, figure in zip((losses, correct), self._differentiate(*part), strict=True):
                 figures.append(figure)
-            own.append(torch.cat([weight.grad.reshape(-1) for weight in self.weights if weight.grad is not None]))
+            own.append(torch.cat([weight.grad.reshape(-1) for weight in self.weights]))  # pyright: ignore
             self.optimizer.zero_grad(set_to_none=True)
         total = self.world.sum_in_order(torch.stack(own))
         for weight, gradient in zip(self.weights, total.split(self.sizes), strict=True):
@@ -216,7 +216,7 @@ def _make_optimizer(weights: list[Tensor], settings: TrainSection, learning_rate
         case "adamw":
             optimizer = AdamW(weights, 1, weight_decay=decay, fused=True)
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate
+        group["lr"] = learning_rate  # instead of the 1 above; a tensor that `take` fills in each step
     for weight in weights:
         optimizer.state[weight] = {name: torch.zeros_like(weight) for name in zeros}
         if settings.optimizer != "sgd":
