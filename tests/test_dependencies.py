@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from project import SOURCE, environment
+from project import SOURCE, run
 
 PACKAGE = SOURCE / "src/lenet_cifar10"
 FLOORS = ("common", "data", "model", "training", "evaluation", "experiments", "commands")  # each imports those before
@@ -20,8 +19,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 PRINT_IMPORTED = """
 import json, runpy, sys
-runpy.run_path(sys.argv[1])
-print(json.dumps([module.__file__ for name, module in sys.modules.items() if name.startswith("lenet_cifar10")]))
+for script in sys.argv[1:]:
+    runpy.run_path(script)
+    ours = [name for name in sys.modules if name.startswith("lenet_cifar10")]
+    print(json.dumps([sys.modules.pop(name).__file__ for name in ours]))
 """
 
 
@@ -29,28 +30,22 @@ def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-@pytest.mark.parametrize("stage", DVC_YAML["stages"])
-def test_a_stage_depends_on_the_code_that_it_imports(stage: str) -> None:
+def test_a_stage_depends_on_the_code_that_it_imports() -> None:
     """Else an edit of a module does not rerun it, or an edit of an unused one does."""
-    script = f"stages/{stage}.py"
-    output = subprocess.run(
-        [sys.executable, "-c", PRINT_IMPORTED, script],
-        cwd=SOURCE,
-        env=environment(PYTHONPATH="src"),
-        check=True,
-        capture_output=True,
-    ).stdout
-    imported = [Path(name).relative_to(SOURCE).as_posix() for name in json.loads(output)]
-    imported = [script, *(name for name in imported if not name.endswith("__init__.py"))]
-    code = [name for name in DVC_YAML["stages"][stage]["deps"] if re.match("stages/|src/.*(/[a-z]+|[.]py)$", name)]
-    covering = {name: [path for path in code if name == path or name.startswith(f"{path}/")] for name in imported}
-    assert [name for name, paths in covering.items() if not paths] == []
-    assert [path for path in code if all(path not in paths for paths in covering.values())] == []
-    for path in code:  # an import in a function would not be seen above
-        for file in (SOURCE / path).rglob("*.py") if path[-3:] != ".py" else [SOURCE / path]:
-            functions = [node for node in ast.walk(parse(file)) if isinstance(node, ast.FunctionDef)]
-            inner = [node for function in functions for node in ast.walk(function)]
-            assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in inner), file
+    scripts = [f"stages/{stage}.py" for stage in DVC_YAML["stages"]]
+    output = run(SOURCE, sys.executable, "-c", PRINT_IMPORTED, *scripts, PYTHONPATH="src").stdout
+    for script, stage, line in zip(scripts, DVC_YAML["stages"].values(), output.splitlines(), strict=True):
+        imported = [Path(name).relative_to(SOURCE).as_posix() for name in json.loads(line)]
+        imported = [script, *(name for name in imported if not name.endswith("__init__.py"))]
+        code = [name for name in stage["deps"] if re.match("stages/|src/.*(/[a-z]+|[.]py)$", name)]
+        covering = {name: [path for path in code if name == path or name.startswith(f"{path}/")] for name in imported}
+        assert [name for name, paths in covering.items() if not paths] == [], script
+        assert [path for path in code if all(path not in paths for paths in covering.values())] == [], script
+        for path in code:  # an import in a function would not be seen above
+            for file in (SOURCE / path).rglob("*.py") if path[-3:] != ".py" else [SOURCE / path]:
+                functions = [node for node in ast.walk(parse(file)) if isinstance(node, ast.FunctionDef)]
+                inner = [node for function in functions for node in ast.walk(function)]
+                assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in inner), file
 
 
 def imported_by(path: Path) -> Iterator[str]:

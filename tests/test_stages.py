@@ -33,13 +33,16 @@ def expect_refusal(folder: Path, stage: str, *messages: str, before: str = "") -
     assert hash_outputs(folder) == files
 
 
-def test_each_stage_reports_all_mistakes_of_the_parameters_first(project_copy: Path) -> None:
+SLOW_STAGES = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("prepare", "train", "evaluate", "report")]
+
+
+@pytest.mark.parametrize("stage", ["download", *SLOW_STAGES])
+def test_each_stage_reports_all_mistakes_of_the_parameters_first(project_copy: Path, stage: str) -> None:
     mistakes = {"train.epochs": "ten", "augment.scale": 2, "data.split_sead": 1, "train.optimizer": "adamw"}
     change_params(project_copy, mistakes)
     messages = ("data.split_sead: unknown key; did you mean split_seed", "augment.scale: found 2")
     messages += ("train.epochs: found 'ten'", "train.momentum: found 0.9, which has no effect")
-    for stage in STAGES:
-        expect_refusal(project_copy, stage, *messages)
+    expect_refusal(project_copy, stage, *messages)
 
 
 @pytest.mark.slow
