@@ -63,7 +63,7 @@ watch: setup  ## Keep the page up to date while training runs, until Ctrl-C
 
 verify: setup  ## Compare every byte of the outputs with dvc.lock, and of the cache with its names
 	@d=$$(mktemp -d); DVC_SITE_CACHE_DIR=$$d dvc status -q || \
-		{ echo "changed on purpose? else: git restore metrics plots && DVC_SITE_CACHE_DIR=$$d dvc checkout --force"; \
+		{ echo "unless changed on purpose, restore with: git restore metrics plots && DVC_SITE_CACHE_DIR=$$d dvc checkout --force"; \
 		exit 1; }
 	@cd .dvc/cache/files/md5 && find . -type f ! -name '*.dir' | while read -r file; do \
 		echo "$$(echo $$file | tr -d ./)  $$file"; done | md5sum --check --quiet

@@ -33,7 +33,7 @@ def test_a_killed_run_of_a_clone_resumes_and_ends_with_the_bytes_of_the_original
     assert stages_run(result) == ["train", "evaluate", "report"]
     assert first_epoch(result.stdout) >= 2
     assert hash_outputs(clone) == hash_outputs(pipeline)
-    assert list((clone / ".checkpoints").rglob("*.*")) == []
+    assert list((clone / ".checkpoints").rglob("*.checkpoint")) == []
 
 
 def test_a_second_run_that_meets_an_orphaned_stage_is_refused(project_copy: Path) -> None:
