@@ -44,11 +44,9 @@ def main() -> None:
     augmented = augment.apply(torch.from_numpy(first.images), draws, params.augment.padding_mode).numpy()
     pictures = {
         "augmentation": figures.draw_augmentation(first.images, augmented, [names[label] for label in first.labels]),
-        "calibration": figures.draw_calibration(read_table(PLOTS / "calibration.csv", metrics.CALIBRATION_COLUMNS)),
         "confusion": figures.draw_confusion(predictions, names, params.figures),
         "curves": figures.draw_curves(read_table(PLOTS / "history.csv", ["epoch"])),
         "mistakes": figures.draw_mistakes(predictions, test.images, MISTAKES),
-        "per_class": figures.draw_per_class(run.classes),
     }
     atomic_write(MODEL / "card.md", write_card(run))
     for name, figure in pictures.items():

@@ -78,6 +78,7 @@ def main() -> None:
                         "warning: the network has learned nothing, its loss is that of a guess; see the comment above "
                         "train.learning_rate in params.yaml"
                     )
+        world.close()
 
 
 if __name__ == "__main__":

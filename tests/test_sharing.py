@@ -1,10 +1,12 @@
-"""Runs and weights that leave the clone they were made in, through a DVC remote in a folder."""
+"""Runs and weights that leave the clone they were made in, through a DVC remote in a folder or an S3 bucket."""
 
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import requests
+from moto.server import ThreadedMotoServer
 from project import read_committed, run, stages_run
 
 WEIGHTS = "data/model/lenet.safetensors"
@@ -78,3 +80,24 @@ def test_dvc_get_and_dvc_artifacts_get_fetch_the_weights_from_another_folder(
     run(elsewhere, *get, "--out", "newest.safetensors")
     for name in ("path", "version", "newest"):
         assert (elsewhere / f"{name}.safetensors").read_bytes() == committed
+
+
+def test_an_s3_bucket_is_a_remote(project_copy: Path) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        url = f"http://{host}:{port}"
+        requests.put(f"{url}/bucket", timeout=60).raise_for_status()
+        run(project_copy, "dvc", "remote", "add", "--default", "--local", "store", "s3://bucket/lenet")
+        run(project_copy, "dvc", "remote", "modify", "--local", "store", "endpointurl", url)
+        run(project_copy, "dvc", "push", **keys)
+        shutil.rmtree(project_copy / ".dvc/cache")
+        shutil.rmtree(project_copy / "data")
+        run(project_copy, "git", "checkout", "data")
+        run(project_copy, "dvc", "pull", **keys)
+    finally:
+        server.stop()
+    assert stages_run(run(project_copy, "dvc", "repro")) == []
+    assert (project_copy / WEIGHTS).is_file()

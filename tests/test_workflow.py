@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from project import STAGES, change_params, commit, first_epoch, hash_outputs, read_committed, run, stages_run
 
-PICTURES = {f"{name}.png" for name in ("augmentation", "calibration", "confusion", "curves", "mistakes", "per_class")}
+PICTURES = {f"{name}.png" for name in ("augmentation", "confusion", "curves", "mistakes")}
 WEIGHTS = "data/model/lenet.safetensors"
 
 

@@ -170,7 +170,7 @@ def report(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_report_writes_the_pictures_and_the_card_of_the_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report(folder, monkeypatch)
-    names = ["augmentation", "calibration", "confusion", "curves", "mistakes", "per_class"]
+    names = ["augmentation", "confusion", "curves", "mistakes"]
     assert sorted(path.name for path in folder.glob("plots/images/*")) == [f"{name}.png" for name in names]
     text = (folder / "data/model/card.md").read_text()
     test = json.loads((folder / "metrics/test.json").read_text())

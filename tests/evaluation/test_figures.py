@@ -12,16 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
 from lenet_cifar10.common.params import FiguresSection
 from lenet_cifar10.evaluation import figures
-from lenet_cifar10.evaluation.metrics import tabulate_classes
-from lenet_cifar10.evaluation.statistics import wilson_interval
 
 SECTION = FiguresSection(dpi=50, colormap="cividis")
 NAMES = ("cat", "dog", "emu")
@@ -29,7 +25,6 @@ PREDICTIONS = pd.DataFrame(
     [("cat", "cat", 0.9), ("cat", "cat", 0.8), ("cat", "dog", 0.6), ("dog", "dog", 0.7), ("emu", "cat", 0.75)],
     columns=["actual", "predicted", "confidence"],
 )
-CALIBRATION = pd.DataFrame({"confidence": [0.62, 0.75, 1.0], "accuracy": [0.5, 1.0, 0.9], "count": [2, 8, 10]})
 
 
 def make_history(epochs: int) -> pd.DataFrame:
@@ -44,11 +39,9 @@ def make_images(count: int) -> np.ndarray:
 def save_everything(folder: Path) -> None:
     drawn = {
         "augmentation.png": figures.draw_augmentation(make_images(7), make_images(7), ["cat"] * 7),
-        "calibration.png": figures.draw_calibration(CALIBRATION),
         "confusion.png": figures.draw_confusion(PREDICTIONS, NAMES, SECTION),
         "curves.png": figures.draw_curves(make_history(3)),
         "mistakes.png": figures.draw_mistakes(PREDICTIONS, make_images(5), 2),
-        "per_class.png": figures.draw_per_class(tabulate_classes(PREDICTIONS, NAMES)),
     }
     folder.mkdir()
     for name, figure in drawn.items():
@@ -66,17 +59,6 @@ def counts_in(figure: Figure) -> list[list[int]]:
     }
     side = round(len(places) ** 0.5)
     return [[places[column, row] for column in range(side)] for row in range(side)]
-
-
-def error_bars_in(axes: Axes) -> np.ndarray:
-    """Both ends of each error bar: (bars, 2, 2), each end x and y."""
-    (bars,) = axes.collections
-    return np.array([segment for segment in cast(LineCollection, bars).get_segments() if len(segment)])
-
-
-def ends_of(correct: int, count: int) -> tuple[float, float]:
-    interval = wilson_interval(correct, count)
-    return interval.low, interval.high
 
 
 def names_along(ticks: list[Text]) -> list[str]:
@@ -165,22 +147,8 @@ def test_without_mistakes_the_picture_says_so() -> None:
     assert figure.get_suptitle() == "The 0 most confident mistakes on the test set"
 
 
-def test_classes_are_sorted_by_accuracy_with_their_intervals() -> None:
-    axes = axes_of(figures.draw_per_class(tabulate_classes(PREDICTIONS, ["emu", "gnu", "cat", "dog"])))
-    assert names_along(axes.get_yticklabels()) == ["dog 100.0%", "cat 66.7%", "emu 0.0%"]
-    assert [cast(Rectangle, bar).get_width() for bar in axes.patches] == pytest.approx([1, 2 / 3, 0])
-    assert np.allclose(error_bars_in(axes)[:, :, 0], [ends_of(1, 1), ends_of(2, 3), ends_of(0, 1)])
-
-
-def test_reliability_diagram_shows_each_bin_with_its_interval() -> None:
-    axes = axes_of(figures.draw_calibration(CALIBRATION))
-    assert axes.get_title() == "Expected calibration error on the test set: 16.2%"  # (2*.12 + 8*.25 + 10*.1) / 20
-    assert np.array_equal(axes.lines[1].get_xydata(), CALIBRATION[["confidence", "accuracy"]].to_numpy())
-    assert np.allclose(error_bars_in(axes)[:, :, 1], [ends_of(1, 2), ends_of(8, 8), ends_of(9, 10)])
-
-
 @pytest.mark.parametrize("count", [2, 100])
 def test_few_and_many_classes_fit(count: int) -> None:
     names = [f"class {number}" for number in range(count)]
     predictions = pd.DataFrame({"actual": names, "predicted": names})
-    figures.render(figures.draw_per_class(tabulate_classes(predictions, names)), SECTION)
+    figures.render(figures.draw_confusion(predictions, names, SECTION), SECTION)

@@ -61,7 +61,6 @@ def test_tables_are_read_back_as_they_were_written(tmp_path: Path, names: tuple[
     tables = [
         (predictions, metrics.PREDICTION_COLUMNS),
         (metrics.tabulate_classes(predictions, names), metrics.CLASS_COLUMNS),
-        (metrics.reliability_bins(LOGITS, LABELS), metrics.CALIBRATION_COLUMNS),
     ]
     for table, columns in tables:
         write_table(tmp_path / "table.csv", table)

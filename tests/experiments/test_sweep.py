@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,21 @@ def test_a_killed_trial_is_run_again(read: Callable[..., Space], tmp_path: Path)
         completed = study.get_trials(states=(TrialState.COMPLETE,))
     assert len(completed) == 3
     assert completed[0].params == killed.params
+
+
+def test_two_workers_share_a_study(read: Callable[..., Space], tmp_path: Path) -> None:
+    space, url = read(RANGES), f"sqlite:///{tmp_path / 'study.db'}"
+
+    def work(_: int) -> None:
+        with open_study(url, "shared") as study:
+            run_trials(study, space, 10, measure)
+
+    with open_study(url, "shared") as study, ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+        trials = study.trials
+    assert 10 <= len(trials) <= 11  # the other worker may be within a trial when the tenth ends
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+    assert len({trial.params["train.learning_rate"] for trial in trials}) == len(trials)
 
 
 def test_failed_trials_count_and_three_in_a_row_end_the_search(read: Callable[..., Space], tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from lenet_cifar10.common.stage import Stopped, UserError
 
 PAGE = "dvc_plots/report.html"  # beside DVC's own page, where Git ignores it
 HISTORY, IMAGES = "plots/history.csv", "plots/images"
-CHARTED = {"calibration", "curves", "per_class"}  # pictures that show what charts show
+CURVES = "curves"  # the picture that shows what charts show
 SECONDS = 3  # between two looks at the files, and between two loads of the page
 
 
@@ -180,7 +180,7 @@ def _draw(names: list[str]) -> tuple[dict[str, Any], dict[str, list[tuple[str, s
             for version in versions:
                 if version["type"] == "vega":
                     charts[version["content"].pop("title")["text"]] = version["content"]
-                elif (stem := Path(name).stem) not in CHARTED:
+                elif (stem := Path(name).stem) != CURVES:
                     content = base64.b64encode(Path(version["url"]).read_bytes()).decode()
                     pictures[stem.capitalize()].append((version["revisions"][0], f"data:image/png;base64,{content}"))
     return charts, pictures

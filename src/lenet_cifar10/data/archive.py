@@ -33,8 +33,9 @@ META_MEMBER = f"{FOLDER}/batches.meta"
 MEMBERS = (*TRAIN_MEMBERS, TEST_MEMBER, META_MEMBER)
 ROW_LENGTH = 3 * 32 * 32
 
-# The official archive unpacks to 9 files and 186 MB; a batch has some 30,000 opcodes, 6 of them tuples.
-MOST_BYTES = 400 * 2**20
+# The official archive unpacks to 9 files and 186 MB; a batch has 31 MB and some 30,000 opcodes, 6 of them tuples.
+MOST_BYTES = 256 * 2**20
+MOST_MEMBER_BYTES = 64 * 2**20
 MOST_FILES = 100
 MOST_OPCODES = 200_000
 MOST_TUPLES = 20  # and as many references to what was there before
@@ -50,7 +51,7 @@ CLASS_NAME = re.compile(rb"[!-~]([ -~]{0,98}[!-~])?")
 class Archive:
     """Training images in the order of data_batch_1 to data_batch_5, and test images.
 
-    There are 2 to 256 classes, whose different names are printable ASCII, and any number of images in each batch.
+    There are 2 to 256 classes, whose different names are printable ASCII, and up to 20,000 images in each batch.
     """
 
     train: Split
@@ -88,6 +89,8 @@ def _read_members(path: Path) -> dict[str, Any]:
         for info in islice(tar, MOST_FILES):
             name = str(PurePosixPath(info.name))  # without "./"
             if name in MEMBERS and info.isreg() and not info.issparse() and (member := tar.extractfile(info)):
+                if info.size > MOST_MEMBER_BYTES:
+                    raise ValueError(f"{name} has more than {MOST_MEMBER_BYTES:,} bytes")
                 members[name] = _unpickle(member.read())
     if missing := [name for name in MEMBERS if name not in members]:
         raise ValueError(f"it lacks {', '.join(missing)}")

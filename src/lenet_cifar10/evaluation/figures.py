@@ -1,4 +1,4 @@
-"""The pictures: tables and arrays become matplotlib figures, the same whatever the user's matplotlib settings are."""
+"""The pictures: what dvc.yaml's charts cannot show, and the curves; the same whatever matplotlib's settings are."""
 
 import io
 from collections.abc import Sequence
@@ -9,15 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from lenet_cifar10.common.params import FiguresSection
-from lenet_cifar10.evaluation.metrics import expected_calibration_error
-from lenet_cifar10.evaluation.statistics import wilson_interval
 
 # Of the Okabe-Ito palette, whose colours stay apart for colour-blind readers.
-BLUE, SKY_BLUE, ORANGE = "#0072B2", "#56B4E9", "#D55E00"
+BLUE, ORANGE = "#0072B2", "#D55E00"
 
 _WIDTH = 8  # inches
 _COLUMNS = 5  # images in a row
@@ -93,40 +91,6 @@ def draw_mistakes(predictions: pd.DataFrame, images: NDArray[np.uint8], most: in
         axes.imshow(image.transpose(1, 2, 0))
         axes.set_title(f"actual {actual}", fontsize=9, color=BLUE)
         axes.set_xlabel(f"predicted {predicted}\n{confidence:.1%}", fontsize=9, color=ORANGE)
-    return figure
-
-
-def draw_per_class(classes: pd.DataFrame) -> Figure:
-    """The accuracy within each class with its 95 % interval, the best class first, from per_class.csv."""
-    classes = classes.sort_values("accuracy", ascending=False, kind="stable")
-    accuracies = classes["accuracy"]
-    names = [f"{name} {accuracy:.1%}" for name, accuracy in zip(classes["class"], accuracies, strict=True)]
-    figure = Figure(figsize=(_WIDTH, 1.3 + 0.32 * len(classes)), layout="constrained")
-    axes = figure.subplots()
-    ends = np.maximum([accuracies - classes["low"], classes["high"] - accuracies], 0)
-    axes.barh(range(len(classes)), accuracies, height=0.7, color=SKY_BLUE, xerr=ends, capsize=3)
-    axes.set_yticks(range(len(classes)), names)
-    axes.invert_yaxis()
-    axes.set(xlim=(0, 1.01), title="Test accuracy by class, with 95% intervals")
-    axes.xaxis.set_major_formatter(PercentFormatter(1))
-    axes.grid(axis="x", alpha=0.3)
-    return figure
-
-
-def draw_calibration(bins: pd.DataFrame) -> Figure:
-    """A reliability diagram with 95 % intervals, from calibration.csv."""
-    confidences, accuracies, counts = (bins[name].to_numpy() for name in ("confidence", "accuracy", "count"))
-    intervals = [wilson_interval(round(a * n), int(n)) for a, n in zip(accuracies, counts, strict=True)]
-    ends = [accuracies - [part.low for part in intervals], [part.high for part in intervals] - accuracies]
-    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], "--", color="grey", label="confidence = accuracy")
-    label = "accuracy with its 95% interval"
-    axes.errorbar(confidences, accuracies, np.maximum(ends, 0), fmt="o", color=BLUE, capsize=3, label=label)
-    axes.set_title(f"Expected calibration error on the test set: {expected_calibration_error(bins):.1%}")
-    axes.set(xlabel="Confidence", ylabel="Accuracy", xlim=(0, 1.01), ylim=(0, 1.01), aspect="equal")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", frameon=False)
     return figure
 
 

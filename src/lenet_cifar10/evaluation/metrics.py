@@ -14,7 +14,6 @@ CALIBRATION_BINS = 15
 # The tables' columns and their types, for `read_table`.
 PREDICTION_COLUMNS = {"index": int, "actual": str, "predicted": str, "confidence": float}
 CLASS_COLUMNS = {"class": str, "images": int, "correct": int, "accuracy": float, "low": float, "high": float}
-CALIBRATION_COLUMNS = {"confidence": float, "accuracy": float, "count": int}
 
 
 def summarize(logits: Tensor, labels: Tensor, logits_with_flips: Tensor | None = None) -> dict[str, float]:

@@ -63,7 +63,7 @@ def set_deterministic(threads: int) -> None:
     torch.set_num_threads(threads)
     # cuBLAS reads this when CUDA starts; without it older versions of torch refuse deterministic mode.
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, without seconds of imports
     # No operator here reads memory that it did not write; filling it first costs time in every step.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.benchmark = False

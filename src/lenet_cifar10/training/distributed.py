@@ -77,6 +77,11 @@ class World:
                 distributed.broadcast_object_list(values)
         return values[0]
 
+    def close(self) -> None:
+        """Leave the other processes, once there is nothing more to exchange."""
+        if self.size > 1:
+            distributed.destroy_process_group()
+
     def require_same(self, fingerprint: str) -> None:
         """Refuse a process that would train something else than the main process.
 
