@@ -20,7 +20,7 @@ def torchrun(processes: int) -> str:
 @pytest.fixture
 def cut_project(project_copy: Path) -> Path:
     """A project whose batches are cut into micro-batches; of 149 of 300 images the last batch has 2, fewer than 4."""
-    changes = {"train.micro_batches": 4, "train.batch_size": 149, "train.epochs": 12, "model.dropout": 0.5}
+    changes = {"train.micro_batches": 4, "train.batch_size": 149, "train.epochs": 24, "model.dropout": 0.5}
     change_params(project_copy, changes)
     commit(project_copy, "four micro-batches")
     return project_copy
@@ -34,11 +34,11 @@ def test_one_process_resumes_two_and_ends_with_the_bytes_of_one(cut_project: Pat
     """The first epochs are those of two processes, the last those of one: both are the same as of one alone."""
     train = ("dvc", "repro", "--single-item", "train")
     process = start(cut_project, *train, LAUNCHER=torchrun(2))
-    wait_for_line(process, "epoch 2/12")
+    wait_for_line(process, "epoch 2/24")
     os.killpg(process.pid, signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert output.count("\nstopped by SIGTERM") == 1
-    assert output.count("\nepoch 3/12: ") <= 1  # of the main process alone
+    assert output.count("\nepoch 3/24: ") <= 1  # of the main process alone
     result = run(cut_project, *train)
     assert first_epoch(result.stdout) >= 2
     resumed = read_outputs(cut_project)
@@ -53,7 +53,7 @@ def test_2_and_4_processes_give_the_bytes_of_one_and_resume_it(cut_project: Path
     lock = (cut_project / "dvc.lock").read_text()
     for processes in (2, 4):
         process = start(cut_project, "dvc", "repro", "--force", "--single-item", "train")
-        wait_for_line(process, "epoch 2/12")
+        wait_for_line(process, "epoch 2/24")
         os.killpg(process.pid, signal.SIGTERM)
         process.communicate(timeout=60)
         result = run(cut_project, "dvc", "repro", "--force", "--single-item", "train", LAUNCHER=torchrun(processes))

@@ -82,8 +82,9 @@ def test_dvc_get_and_dvc_artifacts_get_fetch_the_weights_from_another_folder(
         assert (elsewhere / f"{name}.safetensors").read_bytes() == committed
 
 
-def test_an_s3_bucket_is_a_remote(project_copy: Path) -> None:
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+def test_an_s3_bucket_is_a_remote(project_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     try:
@@ -92,11 +93,11 @@ def test_an_s3_bucket_is_a_remote(project_copy: Path) -> None:
         requests.put(f"{url}/bucket", timeout=60).raise_for_status()
         run(project_copy, "dvc", "remote", "add", "--default", "--local", "store", "s3://bucket/lenet")
         run(project_copy, "dvc", "remote", "modify", "--local", "store", "endpointurl", url)
-        run(project_copy, "dvc", "push", **keys)
+        run(project_copy, "dvc", "push")
         shutil.rmtree(project_copy / ".dvc/cache")
         shutil.rmtree(project_copy / "data")
         run(project_copy, "git", "checkout", "data")
-        run(project_copy, "dvc", "pull", **keys)
+        run(project_copy, "dvc", "pull")
     finally:
         server.stop()
     assert stages_run(run(project_copy, "dvc", "repro")) == []
