@@ -87,8 +87,8 @@ bench: setup  ## Measure speed beside a DataLoader baseline (after make repro; h
 bench-short: setup  ## The same on fewer images, under two minutes
 	PYTHONPATH=tests python -m benchmarks.bench --short
 
-bench-gpu: setup  ## Measure the first GPU (after make repro; minutes)
-	PYTHONPATH=tests python -m benchmarks.gpu
+bench-graphs: setup  ## Measure the recorded step on the first GPU (under six minutes)
+	PYTHONPATH=tests python -m benchmarks.graphs
 
 accuracy: setup  ## Measure five seeds of the default and of the common recipe (after make repro; half an hour)
 	PYTHONPATH=tests python -m benchmarks.accuracy

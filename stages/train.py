@@ -24,6 +24,7 @@ from lenet_cifar10.model.weights import save_weights
 from lenet_cifar10.training.checkpoint import Checkpoint, fingerprint
 from lenet_cifar10.training.distributed import World
 from lenet_cifar10.training.loop import has_learned_nothing, train
+from lenet_cifar10.training.steps import is_recorded
 
 TRAINING, VALIDATION = Path("data/prepared/train.safetensors"), Path("data/prepared/validation.safetensors")
 WEIGHTS, ENVIRONMENT = Path("data/model/lenet.safetensors"), Path("data/model/environment.json")
@@ -49,7 +50,11 @@ def main() -> None:
         world.require_same(run)
         epochs, steps = params.train.epochs, math.ceil(len(training) / params.train.batch_size)
         if world.is_main:
-            say(f"training on {device} ({environment['device_name']}): {epochs} epochs of {len(training):,} images")
+            way = "recorded" if is_recorded(params.train, device, world) else "not recorded"
+            say(
+                f"training on {device} ({environment['device_name']}), steps {way}: "
+                f"{epochs} epochs of {len(training):,} images"
+            )
         task = bar.add_task("training", total=epochs * steps)
         for history, model in train(
             training,

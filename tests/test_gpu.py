@@ -13,7 +13,7 @@ from training_runs import run as train
 from lenet_cifar10.common.params import AugmentSection
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.model import augment
-from lenet_cifar10.model.device import report_out_of_memory, set_deterministic, supports_bfloat16
+from lenet_cifar10.model.device import report_out_of_memory, set_deterministic, supports_bfloat16, supports_tf32
 from lenet_cifar10.model.lenet import normalize
 from lenet_cifar10.model.scoring import predict, predict_with_flips
 
@@ -51,27 +51,28 @@ def test_every_pixel_value_is_normalized_as_on_the_cpu() -> None:
 
 @pytest.mark.parametrize("micro_batches", [1, 3])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_same_training_gives_the_same_bits_again(
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
+def test_the_same_training_gives_the_same_bits_again_recorded_or_not(
     tmp_path: Path, micro_batches: int, optimizer: str, precision: str
 ) -> None:
-    if precision == "bfloat16" and not supports_bfloat16(GPU):
-        pytest.skip("this GPU does not support bfloat16")
+    if not {"float32": True, "tf32": supports_tf32(GPU), "bfloat16": supports_bfloat16(GPU)}[precision]:
+        pytest.skip(f"this GPU does not support {precision}")
     changes: dict[str, Any] = {"optimizer": optimizer, "micro_batches": micro_batches, "precision": precision}
     changes["momentum"] = 0.9 if optimizer == "sgd" else 0.0
     results = []
-    for name in ("first", "second"):
-        history, model = train(tmp_path / name, device=GPU, **changes)
+    for number, cuda_graph in enumerate((False, False, True, True)):
+        history, model = train(tmp_path / f"{number}", device=GPU, cuda_graph=cuda_graph, **changes)
         assert model.output.weight.device == GPU
         results.append((history, digest(model)))
         torch.rand(7, device=GPU)  # random numbers drawn elsewhere change nothing
-    assert results[0] == results[1]
+    assert results == results[:1] * 4
 
 
-def test_a_resumed_training_ends_with_the_bits_of_one_that_was_not_stopped(tmp_path: Path) -> None:
-    expected_history, expected = train(tmp_path / "whole", device=GPU, epochs=4)
-    train(tmp_path / "stopped", device=GPU, epochs=4, stop_after=2)
-    history, model = train(tmp_path / "stopped", device=GPU, epochs=4)
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_resumed_training_ends_with_the_bits_of_one_that_was_not_stopped(tmp_path: Path, cuda_graph: bool) -> None:
+    expected_history, expected = train(tmp_path / "whole", device=GPU, epochs=4, cuda_graph=cuda_graph)
+    train(tmp_path / "stopped", device=GPU, epochs=4, cuda_graph=cuda_graph, stop_after=2)
+    history, model = train(tmp_path / "stopped", device=GPU, epochs=4, cuda_graph=cuda_graph)
     assert history == expected_history
     assert digest(model) == digest(expected)
 
@@ -89,10 +90,13 @@ def test_training_and_prediction_are_those_of_the_cpu_but_for_rounding(tmp_path:
         torch.testing.assert_close(logits, function(expected, images), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("micro_batches", [1, 3])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("section", [NONE, MODERATE])
-def test_no_step_waits_for_the_gpu(tmp_path: Path, section: AugmentSection, optimizer: str, micro_batches: int) -> None:
+def test_no_step_waits_for_the_gpu(
+    tmp_path: Path, section: AugmentSection, optimizer: str, micro_batches: int, cuda_graph: bool
+) -> None:
     """In the second epoch, for the first use of an operator may wait. Its images are loaded before its first step."""
     steps = 0
 
@@ -102,6 +106,7 @@ def test_no_step_waits_for_the_gpu(tmp_path: Path, section: AugmentSection, opti
         torch.cuda.set_sync_debug_mode("error" if 9 <= steps < 16 else "default")
 
     changes: dict[str, Any] = {"optimizer": optimizer, "micro_batches": micro_batches, "batch_size": 7}
+    changes["cuda_graph"] = cuda_graph
     changes["momentum"] = 0.9 if optimizer == "sgd" else 0.0
     train(tmp_path, device=GPU, augment=section, after_step=after_step, **changes)
     assert steps == 16

@@ -37,6 +37,7 @@ def make_settings(**changes: Any) -> TrainSection:
     values = {
         "threads": 1,
         "micro_batches": 1,
+        "cuda_graph": False,
         "precision": "float32",
         "epochs": 2,
         "batch_size": 16,

@@ -15,7 +15,7 @@ from lenet_cifar10.common.console import say
 from lenet_cifar10.common.stage import run
 from lenet_cifar10.data.arrays import load_split
 from lenet_cifar10.experiments.revisions import describe_data
-from lenet_cifar10.model.device import describe_environment, keep_freed_memory, set_deterministic
+from lenet_cifar10.model.device import describe_environment, keep_freed_memory, resolve_device, set_deterministic
 from lenet_cifar10.model.scoring import predict, predict_with_flips, score
 from lenet_cifar10.training.checkpoint import Checkpoint, fingerprint
 
@@ -54,9 +54,9 @@ def measure_recipes(recipes: Mapping[str, Mapping[str, Any]], device: torch.devi
 
 
 def main() -> None:
-    """Train on the CPU and write."""
+    """Train on the device that params.yaml names, and write."""
     keep_freed_memory()
-    device, path = torch.device("cpu"), Path(__file__).with_name("ACCURACY.md")
+    device, path = resolve_device(make_params({}).device), Path(__file__).with_name("ACCURACY.md")
     table = measure_recipes({"default": {}, "classic": read_classic()}, device)
     report("Accuracy", "make accuracy", describe_data(), device, [table], path)
 

@@ -22,6 +22,8 @@ from benchmarks.recipes import ROOT, make_params, read_classic, start_training
 from benchmarks.report import Table, report
 from PIL import Image
 from project import change_params, run, start
+from torch.nn import functional
+from torch.optim import SGD
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -60,7 +62,7 @@ class Size:
     arrangements: Sequence[tuple[int, int, int]]
 
 
-FULL = Size(runs=5, augmented_images=5_000, arrangements=ARRANGEMENTS)
+FULL = Size(runs=3, augmented_images=5_000, arrangements=ARRANGEMENTS)
 SHORT = Size(runs=3, augmented_images=1_000, arrangements=ARRANGEMENTS[:1])
 
 
@@ -144,6 +146,58 @@ def measure_step(size: Size) -> Table:
         ("step, milliseconds", "floor, milliseconds", "step / floor", "product, GFLOP/s"),
         [(f"{1e3 * taken:.1f}", f"{1e3 * floor:.1f}", f"{taken / floor:.2f}", f"{rate / 1e9:.0f}")],
     )
+
+
+def measure_host(size: Size) -> Table:
+    """What Python and the host do for a step and for an epoch, against the same done in the usual way."""
+    settings = make_params({"train.batch_size": 1}).train
+    models = [LeNet(make_params({}).model, classes=10).to(memory_format=torch.channels_last) for _ in range(3)]
+    count = 200
+    images, labels = torch.zeros(count, 3, 32, 32, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64)
+    steps = Steps(models[0], settings, seed=0, count=10_000, chunk=count, world=World())
+    model, average = models[1:]
+    optimizer = SGD(model.parameters(), 0.01, settings.momentum, weight_decay=settings.weight_decay, fused=True)
+
+    def take() -> None:
+        steps.load(images, labels, 1, range(count))
+        for _ in range(count):
+            steps.take()
+
+    def take_plainly() -> None:
+        losses = []
+        for x, y in zip(images.split(1), labels.split(1), strict=True):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(model(x), y, label_smoothing=settings.label_smoothing)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+            with torch.no_grad():
+                for old, new in zip(average.parameters(), model.parameters(), strict=True):
+                    old.lerp_(new, 0.002)
+        torch.stack(losses).tolist()
+
+    def plan() -> None:
+        _, draws = augment.plan_epoch(45_000, 0, 1, make_params({}).augment)
+        augment.tabulate(draws)
+
+    def plan_plainly() -> None:
+        in_bulk = augment._round_to_15_digits
+        augment._round_to_15_digits = lambda values: np.array([round(value, 15) for value in values.tolist()])
+        plan()
+        augment._round_to_15_digits = in_bulk
+
+    threads, rows = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    for name, each, action, plainly in (
+        ("a step of one image, against a loop in the usual form", count, take, take_plainly),
+        ("an epoch's order and tables, 45,000 images, against Python's round", 1, plan, plan_plainly),
+    ):
+        measured = compare(action, plainly, 3 * size.runs)
+        times = (f"{1e3 * seconds / each:.2f}" for seconds in measured[:2])
+        rows.append((name, *times, f"{measured.ratio:.2f}"))
+    torch.set_num_threads(threads)
+    header = ("what", "this project, milliseconds", "the other, milliseconds", "ratio")
+    return Table("The host", "What a GPU would wait for, or hide; one thread.", header, rows)
 
 
 def measure_epochs(split: Split, size: Size) -> Table:
@@ -245,6 +299,7 @@ def measure(folder: Path, archive: Path, validation_size: int, size: Size, again
     split = load_split(here / "data/prepared/train.safetensors")
     yield measure_augmentation(split, size)
     yield measure_step(size)
+    yield measure_host(size)
     yield measure_epochs(split, size)
     variants = {
         f"micro-batches: {parts}, processes: {processes}, threads of each: {threads}": Variant(

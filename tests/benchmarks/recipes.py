@@ -1,7 +1,7 @@
 """The recipes that are measured, and how one is trained."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,12 @@ def make_params(changes: Mapping[str, Any], seed: int = 0) -> Params:
 
 
 def start_training(
-    params: Params, training: Split, validation: Split, device: torch.device, checkpoint: Checkpoint
+    params: Params,
+    training: Split,
+    validation: Split,
+    device: torch.device,
+    checkpoint: Checkpoint,
+    after_step: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[list[EpochRecord], LeNet]]:
     """Each `next` trains an epoch, scores the validation images and writes a checkpoint."""
     return train(
@@ -47,4 +52,5 @@ def start_training(
         device=device,
         world=World(),
         checkpoint=checkpoint,
+        after_step=after_step,
     )

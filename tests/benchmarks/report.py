@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -35,18 +35,34 @@ def percent(fractions: Sequence[float]) -> str:
 
 
 def report(
-    title: str, command: str, data: str, device: torch.device, tables: Iterable[Table], path: Path | None
+    title: str,
+    command: str,
+    data: str,
+    device: torch.device,
+    tables: Iterable[Table],
+    path: Path | None,
+    verdict: Mapping[str, str] | None = None,
 ) -> None:
-    """Print each table as soon as it is there, then write them all to `path`, if there is one."""
+    """Print each table as soon as it is there, and write those so far to `path`, if there is one, the verdict first.
+
+    The verdict may grow with the tables.
+    """
     machine = f"{os.cpu_count()} cores of {processor_name()}, {platform.system()}"
     if device.type == "cuda":
         machine = f"{torch.cuda.get_device_name(device)}, {machine}"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    parts = [f"# {title}\n\nMade by `{command}` on {data}; {machine}, {versions}, {date.today().isoformat()}."]
-    say(parts[0])
+    head = f"# {title}\n\nMade by `{command}` on {data}; {machine}, {versions}, {date.today().isoformat()}."
+    say(head)
+    printed: list[str] = []
+    summary: list[str] = []
     for table in tables:
-        parts.append(str(table))
+        printed.append(str(table))
         say(f"\n{table}")
+        if verdict:
+            summary = [str(Table("Verdict", "", ("what", "found"), [*verdict.items()]))]
+        if path:
+            atomic_write(path, "\n\n".join([head, *summary, *printed]) + "\n")
+    for text in summary:
+        say(f"\n{text}")
     if path:
-        atomic_write(path, "\n\n".join(parts) + "\n")
         say(f"\nwritten to {path}")

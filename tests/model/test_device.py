@@ -163,7 +163,7 @@ def test_a_lack_of_device_memory_is_one_line() -> None:
         allocate()
     assert str(caught.value) == (
         "params.yaml: device: CUDA out of memory. Tried to allocate 20.00 GiB; "
-        "end what else uses it, lower train.batch_size, or use another device"
+        "end what else uses it, lower train.batch_size, switch train.cuda_graph off, or use another device"
     )
 
 

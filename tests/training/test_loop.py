@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recorder import record
 from training_runs import CLASSES, NONE, digest, make_settings, make_split, run
 
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.model.scoring import predict, score
-from lenet_cifar10.training import loop
+from lenet_cifar10.training import loop, steps
 from lenet_cifar10.training.steps import Steps, learning_rate_at
 
 
@@ -50,9 +51,9 @@ def test_every_image_is_trained_on_once_in_each_epoch(
     seen: list[float] = []
     load = Steps.load
 
-    def watch(steps: Steps, images: torch.Tensor, *rest: Any) -> None:
+    def watch(self: Steps, images: torch.Tensor, *rest: Any) -> None:
         seen.extend(images.double().mean(dim=(1, 2, 3)).tolist())
-        load(steps, images, *rest)
+        load(self, images, *rest)
 
     monkeypatch.setattr(Steps, "load", watch)
     run(tmp_path, augment=NONE, micro_batches=micro_batches)
@@ -93,12 +94,25 @@ def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path, ch
     assert digest(model) == digest(expected)
 
 
+def test_a_recorded_run_has_the_bits_of_others_also_when_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected_history, expected = run(tmp_path / "plain", epochs=3)
+    monkeypatch.setattr(steps, "is_recorded", lambda settings, device, world: True)
+    monkeypatch.setattr(Steps, "record", staticmethod(record))
+    run(tmp_path / "stopped", epochs=3, stop_after=1)
+    for folder in ("recorded", "stopped"):
+        history, model = run(tmp_path / folder, epochs=3)
+        assert history == expected_history
+        assert digest(model) == digest(expected)
+
+
 def test_a_resumed_run_yields_the_history_so_far_at_once(tmp_path: Path) -> None:
     run(tmp_path, epochs=4, stop_after=2)
-    steps: list[None] = []
-    history, _ = run(tmp_path, epochs=4, stop_after=2, after_step=lambda: steps.append(None))
+    taken: list[None] = []
+    history, _ = run(tmp_path, epochs=4, stop_after=2, after_step=lambda: taken.append(None))
     assert len(history) == 2
-    assert not steps
+    assert not taken
 
 
 def test_a_damaged_checkpoint_is_reported_and_training_starts_from_the_beginning(
@@ -138,10 +152,10 @@ def test_a_network_that_has_learned_nothing_is_told_from_one_that_has(tmp_path: 
 def test_weights_spoilt_by_the_very_last_step_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     take = Steps.take
 
-    def spoil(steps: Steps) -> None:
-        take(steps)
-        if steps.loaded.stop == 4:
-            torch.nn.init.constant_(steps.ema_model.output.bias, math.nan)
+    def spoil(self: Steps) -> None:
+        take(self)
+        if self.loaded.stop == 4:
+            torch.nn.init.constant_(self.ema_model.output.bias, math.nan)
 
     monkeypatch.setattr(Steps, "take", spoil)
     with pytest.raises(UserError, match=r"epoch 1: .* nan in validation"):
@@ -154,6 +168,7 @@ def test_weights_spoilt_by_the_very_last_step_are_not_kept(tmp_path: Path, monke
     [
         ({"batch_size": 57}, r"train\.batch_size: found 57, expected at most the 56 training images"),
         ({"precision": "bfloat16"}, r"train\.precision: found bfloat16, which this device does not support"),
+        ({"precision": "tf32"}, r"train\.precision: found tf32, which this device does not support"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(

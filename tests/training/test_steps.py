@@ -2,10 +2,13 @@
 
 import copy
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import torch
+from recorder import HostReadError, record
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
@@ -13,6 +16,7 @@ from torch.optim import SGD, Adam, AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_runs import CLASSES, digest, make_settings, make_split
 
+import lenet_cifar10.training.steps as module
 from lenet_cifar10.common.params import ModelSection, TrainSection
 from lenet_cifar10.common.randomness import derive_seed
 from lenet_cifar10.model.device import supports_bfloat16
@@ -21,6 +25,14 @@ from lenet_cifar10.training.distributed import World
 from lenet_cifar10.training.steps import Steps, ema_weight_at, learning_rate_at
 
 SIZES = (16, 16, 16, 8)  # of the batches of an epoch
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"momentum": 0.0},
+    {"ema_decay": 0.0},
+    {"label_smoothing": 0.0},
+    {"optimizer": "adam", "momentum": 0.0},
+    {"optimizer": "adamw", "momentum": 0.0},
+]
 PRECISIONS = ["float32", "bfloat16"] if supports_bfloat16(torch.device("cpu")) else ["float32"]
 
 
@@ -88,17 +100,7 @@ def train_plainly(model: LeNet, settings: TrainSection) -> tuple[LeNet, LeNet, l
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"momentum": 0.0},
-        {"ema_decay": 0.0},
-        {"label_smoothing": 0.0},
-        {"optimizer": "adam", "momentum": 0.0},
-        {"optimizer": "adamw", "momentum": 0.0},
-    ],
-)
+@pytest.mark.parametrize("changes", CHANGES)
 def test_steps_have_the_bits_of_a_plain_loop(changes: dict[str, Any], dropout: float, precision: str) -> None:
     settings = make_settings(precision=precision, **changes)
     steps = make_steps(settings, dropout=dropout)
@@ -134,6 +136,99 @@ def test_micro_batches_give_the_result_of_the_whole_batch_but_for_rounding(micro
     assert cut_correct == correct
     expected, found = (torch.cat([weight.detach().flatten() for weight in steps.weights]) for steps in (whole, cut))
     assert (found - expected).norm() < 1e-4 * (expected - before).norm()
+
+
+# Recorded steps
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have steps be recorded here as they are on a GPU."""
+    monkeypatch.setattr(module, "is_recorded", lambda settings, device, world: True)
+    monkeypatch.setattr(Steps, "record", staticmethod(record))
+
+
+def train_recorded(steps: Steps) -> tuple[list[float], str, str]:
+    """Two epochs, the second one after a restored state -> the losses of all steps, and digests of both models."""
+    figures = take_epoch(steps, 1)
+    steps.restore({name: tensor.clone() for name, tensor in steps.state().items()})
+    figures += take_epoch(steps, 2)
+    return torch.cat([loss for loss, _ in figures]).tolist(), digest(steps.model), digest(steps.ema_model)
+
+
+@pytest.mark.usefixtures("recording")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("changes", CHANGES)
+def test_recorded_steps_have_the_bits_of_a_plain_loop(changes: dict[str, Any], dropout: float, precision: str) -> None:
+    settings = make_settings(precision=precision, **changes)
+    steps = make_steps(settings, dropout=dropout)
+    model, average, losses = train_plainly(copy.deepcopy(steps.model), settings)
+    assert train_recorded(steps) == (losses, digest(model), digest(average))
+    assert [batches.replay is not None for batches in steps._by_size.values()] == [True, False]
+
+
+@pytest.mark.usefixtures("recording")
+def test_a_recording_leaves_no_trace() -> None:
+    steps, training = make_steps(make_settings(optimizer="adam", momentum=0.0)), make_split(48)
+    before, random = {name: tensor.clone() for name, tensor in steps.state().items()}, torch.get_rng_state()
+    steps.load(torch.from_numpy(training.images), torch.from_numpy(training.labels), 16, range(3))
+    assert steps.batches.replay
+    assert torch.equal(torch.get_rng_state(), random)
+    for name, tensor in steps.state().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def freeze_rate(steps: Steps) -> None:
+    """The learning rate as a number, which the recording keeps."""
+    steps.optimizer.param_groups[0]["lr"] = 0.02
+
+
+def freeze_average(steps: Steps) -> None:
+    """The same for the weight in the moving average."""
+
+    def update() -> None:
+        steps.optimizer.step()
+        steps.optimizer.zero_grad()
+        with torch.no_grad():
+            torch._foreach_lerp_([*steps.ema_model.parameters()], steps.weights, steps.rate[0, 1].item())  # pyright: ignore
+
+    steps._update = update
+
+
+def replace_rates(steps: Steps) -> None:
+    """Another array at each load."""
+    load = steps.load
+
+    def replacing(images: Tensor, labels: Tensor, size: int, steps: range) -> None:
+        load(images, labels, size, steps)
+        module_steps.batches.rates = module_steps.batches.rates.clone()
+
+    module_steps = steps
+    steps.load = replacing
+
+
+def replace_momentum(steps: Steps) -> None:
+    """Other arrays at each restored checkpoint, as by `Optimizer.load_state_dict`."""
+    restore = steps.restore
+
+    def replacing(state: Any) -> None:
+        restore(state)
+        for values in steps.optimizer.state.values():
+            values["momentum_buffer"] = values["momentum_buffer"].clone()
+
+    steps.restore = replacing
+
+
+@pytest.mark.usefixtures("recording")
+@pytest.mark.parametrize("plant", [freeze_rate, freeze_average, replace_rates, replace_momentum])
+def test_the_recorder_would_catch_a_step_that_a_gpu_cannot_repeat(plant: Callable[[Steps], None]) -> None:
+    settings = make_settings()
+    steps = make_steps(settings, dropout=0)
+    model, average, losses = train_plainly(copy.deepcopy(steps.model), settings)
+    plant(steps)
+    with suppress(HostReadError):
+        assert train_recorded(steps) != (losses, digest(model), digest(average))
 
 
 def test_arrays_stay_where_they_are() -> None:

@@ -56,7 +56,8 @@ class TrainSection(Section):
 
     threads: int = Field(ge=1, le=1024)
     micro_batches: int = Field(ge=1, le=1024)
-    precision: Literal["float32", "bfloat16"]
+    cuda_graph: bool
+    precision: Literal["float32", "tf32", "bfloat16"]
     epochs: int = Field(ge=1, le=10_000)
     batch_size: int = Field(ge=1, le=10_000_000)
     optimizer: Literal["sgd", "adam", "adamw"]

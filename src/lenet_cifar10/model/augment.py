@@ -78,6 +78,13 @@ class Tables:
     warp: NDArray[np.int32] | None
     blend: NDArray[np.float32] | None
 
+    def __getitem__(self, index: slice) -> "Tables":
+        """The tables of some of the images."""
+        return Tables(
+            warp=None if self.warp is None else self.warp[index],
+            blend=None if self.blend is None else self.blend[index],
+        )
+
 
 def draw(count: int, section: AugmentSection, generator: torch.Generator) -> Draws:
     """Draw the changes to `count` images, with the distributions of torchvision's random transforms.

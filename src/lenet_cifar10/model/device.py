@@ -3,7 +3,7 @@
 import ctypes
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -67,9 +67,7 @@ def set_deterministic(threads: int) -> None:
     # No operator here reads memory that it did not write; filling it first costs time in every step.
     deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     torch.backends.cudnn.benchmark = False
-    # The same float32 products on every GPU generation.
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
+    _allow_tf32(False)  # the same float32 products on every GPU generation
 
 
 def keep_freed_memory() -> None:
@@ -82,6 +80,25 @@ def keep_freed_memory() -> None:
         library = ctypes.CDLL(None)
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         library.mallopt(_M_MMAP_MAX, 0)
+
+
+def supports_tf32(device: torch.device) -> bool:
+    """Whether the device has products of float32 values with 10-bit mantissas."""
+    return device.type == "cuda" and torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8,)
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Within this, a GPU rounds what enters a product or a convolution to TF32."""
+    _allow_tf32(True)
+    try:
+        yield
+    finally:
+        _allow_tf32(False)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def supports_bfloat16(device: torch.device) -> bool:
@@ -105,8 +122,28 @@ def report_out_of_memory() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         reason = str(error).split(". GPU")[0].splitlines()[0].rstrip(".")
         raise UserError(
-            f"params.yaml: device: {reason}; end what else uses it, lower train.batch_size, or use another device"
+            f"params.yaml: device: {reason}; end what else uses it, lower train.batch_size, switch "
+            "train.cuda_graph off, or use another device"
         ) from None
+
+
+def record_cuda_graph(step: Callable[[], object], before: Callable[[], object]) -> Callable[[], object]:
+    """Record the kernels that `step` launches as one CUDA graph -> a function that launches them all at once.
+
+    `before` is called before each of the steps that are taken to warm up, three as torch's notes on CUDA graphs advise:
+    libraries load and choose their kernels in the first ones. The graph reads and writes its arrays where they are now.
+    """
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            before()
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        step()
+    return graph.replay
 
 
 def describe_environment(device: torch.device) -> dict[str, str | int]:

@@ -12,7 +12,7 @@ from lenet_cifar10.common.randomness import derive_seed
 from lenet_cifar10.common.stage import UserError
 from lenet_cifar10.data.arrays import Split
 from lenet_cifar10.model import augment
-from lenet_cifar10.model.device import supports_bfloat16
+from lenet_cifar10.model.device import supports_bfloat16, supports_tf32
 from lenet_cifar10.model.lenet import LeNet
 from lenet_cifar10.model.scoring import predict, score
 from lenet_cifar10.training.checkpoint import Checkpoint
@@ -79,10 +79,16 @@ def train(
     images, labels = torch.from_numpy(training.images).to(device), torch.from_numpy(training.labels).to(device)
     validation_images = torch.from_numpy(validation.images).to(device)
 
-    size = settings.batch_size
-    steps_per_epoch = math.ceil(len(training) / size)
-    chunk = max(1, _CPU_CHUNK_IMAGES // size) if device.type == "cpu" else steps_per_epoch
-    steps = Steps(model, settings, seed, settings.epochs * steps_per_epoch, chunk, world)
+    batches = torch.arange(len(training)).split(settings.batch_size)
+    own = [torch.cat(world.own_parts(batch, settings.micro_batches)) for batch in batches]
+    chunk = max(1, _CPU_CHUNK_IMAGES // settings.batch_size) if device.type == "cpu" else len(batches)
+    steps = Steps(model, settings, seed, settings.epochs * len(batches), chunk, world)
+
+    def plan(epoch: int) -> tuple[Tensor, augment.Tables]:
+        """The images that this process takes in an epoch, in order, and their changes."""
+        order, draws = augment.plan_epoch(len(training), seed, epoch, augment_section)
+        rows = torch.cat(own) if world.size > 1 else slice(None)
+        return order[rows], augment.tabulate(draws[rows])
 
     rows, state = world.broadcast(checkpoint.load() if world.is_main else ([], {}))
     history = [EpochRecord(**row) for row in rows]
@@ -90,30 +96,33 @@ def train(
         steps.restore(state)
         yield history, steps.ema_model
 
+    coming = plan(len(history) + 1)
     for epoch in range(len(history) + 1, settings.epochs + 1):
-        order, draws = augment.plan_epoch(len(training), seed, epoch, augment_section)
+        order, tables = coming
         torch.manual_seed(derive_seed(seed, epoch, "dropout"))
-        figures = []
-        step = (epoch - 1) * steps_per_epoch
-        for batches in _chunks(torch.arange(len(training)).split(size), chunk):
-            own = torch.cat([part for batch in batches for part in world.own_parts(batch, settings.micro_batches)])
-            chosen = order[own].to(device)
-            changed = augment.apply(images[chosen], draws[own], augment_section.padding_mode)
-            steps.load(changed, labels[chosen], len(batches[0]), range(step, step + len(batches)))
-            for _ in batches:
+        figures, start, first_step = [], 0, (epoch - 1) * len(batches)
+        for part in _chunks(batches, chunk):
+            rows = slice(start, start + sum(map(len, own[part])))
+            chosen = order[rows].to(device)
+            changed = augment.apply_tables(images[chosen], tables[rows], augment_section.padding_mode)
+            numbers = range(first_step + part.start, first_step + part.stop)
+            steps.load(changed, labels[chosen], len(batches[part.start]), numbers)
+            for _ in numbers:
                 steps.take()
                 after_step()
             figures.append(steps.figures())
-            step += len(batches)
+            start = rows.stop
+            if part.start == 0 and epoch < settings.epochs:  # while a GPU still works: below its figures are waited for
+                coming = plan(epoch + 1)
         losses, correct = (world.gather(torch.cat(parts)).tolist() for parts in zip(*figures, strict=True))
         scores = score(predict(steps.ema_model, validation_images), torch.from_numpy(validation.labels))
         record = EpochRecord(
             epoch=epoch,
-            train_loss=math.fsum(losses) / len(training),
+            train_loss=math.fsum(losses) / len(training),  # exact, so the order by processes does not matter
             train_accuracy=sum(correct) / len(training),
             validation_loss=scores.loss,
             validation_accuracy=scores.accuracy,
-            learning_rate=learning_rate_at(step - 1, steps.count, settings),
+            learning_rate=learning_rate_at(epoch * len(batches) - 1, steps.count, settings),
         )
         _refuse_divergence(record)
         history.append(record)
@@ -127,13 +136,13 @@ def has_learned_nothing(record: EpochRecord, classes: int) -> bool:
     return record.train_loss > 0.99 * math.log(classes)
 
 
-def _chunks(batches: Sequence[Tensor], most: int) -> Iterator[Sequence[Tensor]]:
-    """The batches in groups of at most so many; the last one is alone where it is smaller."""
+def _chunks(batches: Sequence[Tensor], most: int) -> Iterator[slice]:
+    """Groups of at most `most` batches; a smaller last batch is a group of its own."""
     whole = len(batches) - (len(batches[-1]) < len(batches[0]))
     for first in range(0, whole, most):
-        yield batches[first : min(first + most, whole)]
+        yield slice(first, min(first + most, whole))
     if whole < len(batches):
-        yield batches[whole:]
+        yield slice(whole, len(batches))
 
 
 def _check(settings: TrainSection, images: int, device: torch.device, world: World) -> None:
@@ -144,6 +153,8 @@ def _check(settings: TrainSection, images: int, device: torch.device, world: Wor
         )
     if settings.precision == "bfloat16" and not supports_bfloat16(device):
         raise UserError("params.yaml: train.precision: found bfloat16, which this device does not support; use float32")
+    if settings.precision == "tf32" and not supports_tf32(device):
+        raise UserError("params.yaml: train.precision: found tf32, which this device does not support; use float32")
     if settings.micro_batches % world.size:
         raise UserError(
             f"params.yaml: train.micro_batches: found {settings.micro_batches}, expected a multiple of {world.size}, "

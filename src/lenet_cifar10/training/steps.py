@@ -4,7 +4,7 @@ Letters in shapes: S steps, B images of a batch that this process computes, P pa
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lenet_cifar10.common.params import TrainSection
 from lenet_cifar10.common.randomness import derive_seed
+from lenet_cifar10.model.device import record_cuda_graph, tf32
 from lenet_cifar10.model.lenet import LeNet, normalize
 from lenet_cifar10.training.distributed import World
 
@@ -44,6 +45,11 @@ def ema_weight_at(step: int, decay: float) -> float:
     return (1 - decay) / (1 - decay ** (step + 1))
 
 
+def is_recorded(settings: TrainSection, device: torch.device, world: World) -> bool:
+    """Whether whole batches are trained on by a recorded step."""
+    return settings.cuda_graph and device.type == "cuda" and settings.micro_batches == world.size == 1
+
+
 @dataclass
 class Batches:
     """Some batches of one size, in arrays that are filled again and again and never replaced."""
@@ -56,14 +62,17 @@ class Batches:
     correct: Tensor  # (S, P): correct predictions
     places: Tensor  # (S, 1): 0, 1, ...
     part_sizes: list[int]  # (P,)
+    replay: Callable[[], object] | None = None  # takes a recorded step
 
 
 class Steps:
     """The steps of a training run, over batches that `load` prepares.
 
-    With one micro-batch `take` reads no number from the host: a counter on the device picks batch, learning rate and
-    EMA weight from arrays that stay where they are. So nothing waits for the host, and a GPU can record a step.
+    With one micro-batch a step reads no number from the host: a counter on the device picks batch, learning rate and
+    EMA weight from arrays that stay where they are. So nothing waits for the host, and a GPU can record the step.
     """
+
+    record = staticmethod(record_cuda_graph)
 
     def __init__(self, model: LeNet, settings: TrainSection, seed: int, count: int, chunk: int, world: World) -> None:
         """Prepare `count` steps in all, at most `chunk` of them loaded at a time."""
@@ -73,7 +82,7 @@ class Steps:
         self.classes, self.device = model.output.out_features, model.output.weight.device
         self.weights: list[Tensor] = list(model.parameters())
         self.sizes = [weight.numel() for weight in self.weights]
-        self.uses_bfloat16 = settings.precision == "bfloat16"
+        self.is_recorded = is_recorded(settings, self.device, world)
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)  # among the loaded batches
         self.rate = torch.zeros(1, 2, device=self.device)  # learning rate and EMA weight of the current step
         self.optimizer = _make_optimizer(self.weights, settings, self.rate[0, 0])
@@ -111,6 +120,18 @@ class Steps:
         self.batches.rates[:count].copy_(torch.tensor(rates))
         self.position.zero_()
         self.next_step = steps.start
+        if self.is_recorded and size == self.settings.batch_size and not self.batches.replay:
+            self.batches.replay = self._record()
+
+    def _record(self) -> Callable[[], object]:
+        """Record a step, which leaves no trace: the steps that warm up are undone, also in the random state."""
+        before = {name: tensor.clone() for name, tensor in self.state().items()}
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with torch.cuda.device_of(self.position), torch.random.fork_rng(gpus):
+            replay = self.record(self._take, self.position.zero_)
+        self.restore(before)
+        self.position.zero_()
+        return replay
 
     def _make_batches(self, size: int) -> Batches:
         part_sizes = [len(part) for part in self.world.own_parts(torch.arange(size), self.settings.micro_batches)]
@@ -130,16 +151,21 @@ class Steps:
 
     def take(self) -> None:
         """Take the step of the batch at `position`, and move on to the next."""
+        if self.batches.replay:
+            self.batches.replay()
+        else:
+            self._take()
+
+    def _take(self) -> None:
         batches, position = self.batches, self.position
         torch.index_select(batches.rates, 0, position, out=self.rate)
         images, labels, gradients = (
             array.index_select(0, position)[0] for array in (batches.images, batches.labels, batches.gradients)
         )
         images = images.permute(0, 3, 1, 2)  # a view: channels last in memory
-        if self.settings.micro_batches == 1:
-            losses, correct = self._differentiate(images, labels, gradients)
-        else:
-            losses, correct = self._differentiate_parts(images, labels, gradients)
+        differentiate = self._differentiate if self.settings.micro_batches == 1 else self._differentiate_parts
+        with tf32() if self.settings.precision == "tf32" else nullcontext():
+            losses, correct = differentiate(images, labels, gradients)
         self._update()
         is_here = batches.places == position
         torch.where(is_here, losses, batches.losses, out=batches.losses)
@@ -169,7 +195,8 @@ class Steps:
 
     def _differentiate(self, images: Tensor, labels: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Leave the gradient in the weights -> the summed cross-entropy and the correct predictions."""
-        with torch.autocast(self.device.type, torch.bfloat16) if self.uses_bfloat16 else nullcontext():
+        is_bfloat16 = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16) if is_bfloat16 else nullcontext():
             logits = self.model.classify(images)
         log_probabilities = logits.float().log_softmax(dim=1)
         log_probabilities.backward(gradients)
@@ -195,6 +222,9 @@ class Steps:
 
     @torch.no_grad()
     def _update(self) -> None:
+        if self.is_recorded and self.settings.optimizer != "sgd":  # Adam wants to be told
+            is_capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+            self.optimizer.param_groups[0]["capturable"] = is_capturing
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema_model is not self.model:
