@@ -29,7 +29,7 @@ from lenet_cifar10.training.steps import is_recorded
 TRAINING, VALIDATION = Path("data/prepared/train.safetensors"), Path("data/prepared/validation.safetensors")
 WEIGHTS, ENVIRONMENT = Path("data/model/lenet.safetensors"), Path("data/model/environment.json")
 HISTORY, METRICS = Path("plots/history.csv"), Path("metrics/train.json")
-# In an experiment's copy DVC_ROOT is the project that the copy was made from: a checkpoint outlives the copy.
+# In an experiment's temporary copy DVC_ROOT is the original project: checkpoints must not vanish with the copy.
 CHECKPOINTS = Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints"
 
 

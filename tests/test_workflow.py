@@ -103,6 +103,7 @@ OTHER_CODE = (
     "src/lenet_cifar10/data/arrays.py",
     "src/lenet_cifar10/data/download.py",
     "src/lenet_cifar10/data/synthetic.py",
+    "src/lenet_cifar10/evaluation/comparison.py",
     "src/lenet_cifar10/evaluation/figures.py",
     "src/lenet_cifar10/experiments/revisions.py",
     "src/lenet_cifar10/commands/__init__.py",
@@ -127,7 +128,7 @@ RERUN = {  # by the key that dvc.yaml names: a section, or one value of it
     "src/lenet_cifar10/data/archive.py": {"prepare"},
     "src/lenet_cifar10/data/arrays.py": {"prepare", "train", "evaluate", "report"},
     "src/lenet_cifar10/data/download.py": {"download"},
-    "src/lenet_cifar10/evaluation": {"report"},
+    "src/lenet_cifar10/evaluation/figures.py": {"report"},
     "src/lenet_cifar10/model": {"train", "evaluate", "report"},
     "src/lenet_cifar10/training": {"train"},
 }
@@ -146,6 +147,17 @@ def test_what_is_changed_reruns_its_own_stages_and_no_others(project_copy: Path)
             for name in (*changed.pop("params.yaml", {}), *changed):
                 found.setdefault(name, set()).add(stage)
     assert found == RERUN
+
+
+def test_a_clone_with_windows_line_ends_reruns_nothing(pipeline: Path, tmp_path: Path) -> None:
+    run(tmp_path, "git", "-c", "core.autocrlf=true", "clone", "--quiet", pipeline, "clone")
+    run(tmp_path / "clone", "git", "config", "core.autocrlf", "true")
+    texts = [name for name in run(pipeline, "git", "ls-files").stdout.split() if not name.endswith(".png")]
+    assert not [name for name in texts if b"\r\n" in (tmp_path / "clone" / name).read_bytes()]
+    run(tmp_path / "clone", "dvc", "cache", "dir", "--local", pipeline / ".dvc/cache")
+    run(tmp_path / "clone", "dvc", "checkout")
+    assert run(tmp_path / "clone", "dvc", "status").stdout == "Data and pipelines are up to date.\n"
+    assert run(tmp_path / "clone", "git", "status", "--porcelain").stdout == ""
 
 
 def test_a_local_path_of_the_archive_stays_out_of_dvc_lock(pipeline: Path) -> None:

@@ -1,4 +1,4 @@
-"""YAML as DVC reads it: version 1.2, in which `1e-3` is a number, and `no`, `010` and `1:30` are not what they were."""
+"""YAML as DVC reads it, version 1.2: `1e-3` is a number, `no` is text, `010` is ten and `1:30` is text."""
 
 import re
 from typing import Any

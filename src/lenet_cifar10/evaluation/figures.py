@@ -1,4 +1,4 @@
-"""The pictures: what dvc.yaml's charts cannot show, and the curves; the same whatever matplotlib's settings are."""
+"""Pictures for the stage report: the curves, and what DVC cannot chart. The user's matplotlib settings are ignored."""
 
 import io
 from collections.abc import Sequence

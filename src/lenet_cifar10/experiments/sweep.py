@@ -30,8 +30,7 @@ from lenet_cifar10.common.yaml import parse_yaml
 from lenet_cifar10.experiments.runs import Configuration, FailedRunError, short_hash
 
 GRACE_SECONDS = 60  # without a heartbeat, after which a trial counts as dead
-# A trial that failed on its own is a pruned one to Optuna, which then avoids its neighbourhood. A failed one to Optuna
-# is a trial that was stopped or whose worker died; another one has its parameters.
+# PRUNED: training failed; Optuna avoids its neighbourhood. FAIL: it was interrupted; another trial has its parameters.
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 _MOST_DEATHS = 2  # retries of a trial whose workers die
