@@ -15,13 +15,15 @@ CLASSIC := $(addprefix --set-param ,\
 
 # DVC 3.67 cannot run an experiment in a copy below a path with other letters. An experiment's name is used once; what
 # the one before made comes back from DVC's run-cache.
-run = case "$(CURDIR)" in *[!\ -~]*) echo "error: $(CURDIR): DVC needs a path of ASCII letters; clone elsewhere" >&2; exit 1;; esac; \
+run = if [ "$$(git rev-parse --is-shallow-repository)" = true ]; then \
+	echo "error: this is a shallow clone, where DVC loses experiments; run git fetch --unshallow" >&2; exit 1; fi; \
+	case "$(CURDIR)" in *[!\ -~]*) echo "error: $(CURDIR): DVC needs a path of ASCII letters; clone elsewhere" >&2; exit 1;; esac; \
 	if dvc exp list --name-only | grep --quiet --line-regexp $(1); then dvc exp remove --quiet $(1); fi; \
 	dvc exp run --temp --name $(1)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo repro classic plots watch verify test test-all lint check lock clean
-.PHONY: bench bench-short bench-gpu accuracy kills
+.PHONY: bench bench-short bench-graphs accuracy kills
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14

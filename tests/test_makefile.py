@@ -51,6 +51,14 @@ def test_verify_finds_a_flipped_bit_in_the_cache(project_copy: Path) -> None:
     assert f"./{match[1]}/{match[2]}: FAILED" in result.stdout
 
 
+def test_the_demo_refuses_a_shallow_clone_before_it_trains(tmp_path: Path, project_copy: Path) -> None:
+    run(tmp_path, "git", "clone", "--quiet", "--depth", "1", f"file://{project_copy}", "clone")
+    result = run(tmp_path / "clone", *MAKE, "demo", check=False)
+    assert result.returncode != 0
+    assert "error: this is a shallow clone, where DVC loses experiments; run git fetch --unshallow" in result.stderr
+    assert "Running stage" not in result.stdout
+
+
 @pytest.mark.slow
 def test_the_demo_learns_comes_back_from_the_cache_and_leaves_git_clean(tmp_path: Path) -> None:
     project = tmp_path / "project"

@@ -91,6 +91,13 @@ def test_another_user_s_repository_is_explained_with_git_s_own_remedy(here: Path
     assert f"git config --global --add safe.directory {here}" in message
 
 
+def test_a_split_index_is_told_before_dvc_hangs(here: Path) -> None:
+    run(here, "git", "update-index", "--split-index")
+    message = complaint(revisions.read_file, METRICS)
+    run(here, *message.split("; run ")[1].split())
+    assert revisions.read_file(METRICS) == (here / METRICS).read_bytes()
+
+
 def test_without_git_the_workspace_alone_is_read(here: Path) -> None:
     shutil.rmtree(here / ".git")
     assert revisions.read_file(METRICS) == (here / METRICS).read_bytes()

@@ -24,6 +24,7 @@ app = typer.Typer(
     epilog="Exit status: 0 done, 1 an error (standard error says what to do), 2 wrong usage, 130 or 143 stopped.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 

@@ -30,12 +30,15 @@ def project_root() -> Path:
     """The folder of the DVC project around the current folder.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or DVC would hang in it.
     """
     try:
-        return Path(Repo.find_root())
+        root = Path(Repo.find_root())
     except NotDvcRepoError:
         raise UserError(f"{Path.cwd()}: is not in a DVC project; run this in the project's folder") from None
+    if _git("rev-parse", "--shared-index-path", folder=root).stdout.strip():
+        raise UserError(f"{root}: has a split index, with which DVC hangs; run git update-index --no-split-index")
+    return root
 
 
 def read_file(path: str, revision: str = WORKSPACE) -> bytes:
@@ -147,8 +150,9 @@ def _open(revision: str) -> tuple[Any, str]:
     return files, result.stdout.strip()
 
 
-def _git(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True, check=False)
+def _git(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A Git command in a folder, the project's if none is given."""
+    return subprocess.run(["git", *words], cwd=folder or project_root(), capture_output=True, text=True, check=False)
 
 
 def _params(stage: dict[str, Any]) -> dict[str, Any]:
