@@ -32,7 +32,7 @@ help:  ## List the targets
 
 setup: .venv/installed  ## Build .venv from the lock of exact versions, again only when the lock has changed
 
-pip = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+pip = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .venv/locked: requirements.lock
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" || \
@@ -57,10 +57,7 @@ demo: setup  ## Run all stages on generated images, as the experiment "demo" in 
 		--set-param 'data.urls=[$(GENERATED)]' --set-param data.sha256=$$sha256 --set-param data.validation_size=1000 \
 		--set-param train.epochs=5 --set-param train.batch_size=100 --set-param train.optimizer=adamw \
 		--set-param train.momentum=0 --set-param train.learning_rate=0.006 --set-param train.weight_decay=0.05
-	@dvc metrics diff demo demo --all --md
-	@# The experiment twice: beside a workspace without results DVC would warn that there are none.
-	@echo "DVC's page of plots:" && dvc plots diff demo demo --out dvc_plots
-	@echo "The same and more on one page:" && lenet-cifar10 page demo
+	@lenet-cifar10 page demo
 
 repro: setup  ## Run all stages on CIFAR-10: download 170 MB, train, evaluate
 	dvc repro
