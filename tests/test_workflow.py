@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import time
@@ -171,6 +172,17 @@ def test_a_forced_rerun_gives_every_byte_again(project_copy: Path) -> None:
     assert stages_run(result) == list(STAGES)
     assert first_epoch(result.stdout) == 1
     assert hash_outputs(project_copy) == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("OTHER_PYTHON" not in os.environ, reason="OTHER_PYTHON names no other environment's Python")
+def test_another_python_gives_the_same_bytes(project_copy: Path) -> None:
+    """All but the records of the environment: data/model/environment.json, the card and dvc.lock."""
+    before = hash_outputs(project_copy)
+    path = os.pathsep.join([str(Path(os.environ["OTHER_PYTHON"]).parent), os.environ["PATH"]])
+    run(project_copy, "dvc", "repro", "--force", PATH=path)
+    changed = {name for name, _ in before.items() ^ hash_outputs(project_copy).items()}
+    assert changed == {"dvc.lock", "data/model/environment.json", "data/model/card.md"}
 
 
 @pytest.mark.slow
