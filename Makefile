@@ -1,5 +1,7 @@
 # Everything runs in .venv, which `make setup` builds from requirements.lock; the tests' and linters' packages come from
-# requirements-dev.lock. `make help` lists the targets. PYTHON=... chooses another Python than the newest that suits.
+# requirements-dev.lock. `make help` lists the targets. PYTHON=... chooses another Python than the newest that suits,
+# LOCK=requirements-cpu.lock PyTorch without CUDA.
+LOCK ?= requirements.lock
 PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11; do \
 	$$name -c "" 2> /dev/null && echo $$name && exit; done; echo python3)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -24,21 +26,21 @@ run = if [ "$$(git rev-parse --is-shallow-repository)" = true ]; then \
 	dvc exp run --temp --name $(1)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup develop demo repro classic plots watch verify test test-all lint check lock clean
+.PHONY: help setup demo repro classic plots watch verify test test-all lint check lock clean
 .PHONY: bench bench-short bench-graphs accuracy kills
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s%s\n", $$1, $$2 }' Makefile
 
 setup: .venv/installed  ## Build .venv from the lock of exact versions, again only when the lock has changed
 
 pip = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.venv/locked: requirements.lock
+.venv/locked: $(LOCK)
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" || \
 		{ echo "error: $(PYTHON): expected Python 3.11 to 3.14; name one with make PYTHON=..." >&2; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	$(pip) --requirement requirements.lock
+	$(pip) --requirement $(LOCK)
 	touch $@
 
 .venv/installed: .venv/locked pyproject.toml
@@ -49,8 +51,6 @@ pip = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-c
 .venv/developed: .venv/installed requirements-dev.lock
 	$(pip) --requirement requirements-dev.lock
 	touch $@
-
-develop: .venv/developed
 
 demo: setup  ## Run all stages on generated images, as the experiment "demo" in a copy
 	sha256=$$(lenet-cifar10 generate $(GENERATED)) && $(call run,demo) \
@@ -79,41 +79,42 @@ verify: setup  ## Compare every byte of the outputs with dvc.lock, and of the ca
 	@cd .dvc/cache/files/md5 && find . -type f ! -name '*.dir' | while read -r file; do \
 		echo "$$(echo $$file | tr -d ./)  $$file"; done | md5sum --check --quiet
 
-test: develop  ## Run the tests that a change should pass (minutes)
+test: .venv/developed  ## Run the tests that a change should pass (minutes)
 	pytest --numprocesses 2
 
-test-all: develop  ## Run all tests, also the slow ones
+test-all: .venv/developed  ## Run all tests, also the slow ones
 	pytest --numprocesses 2 -m ''
 
-lint: develop  ## Check style, format and types
+lint: .venv/developed  ## Check style, format and types
 	ruff check
 	ruff format --check
 	pyright
 
 check: lint test  ## Run what has to pass before a commit
 
-bench: develop  ## Measure speed beside a DataLoader baseline (after make repro; half an hour)
+bench: .venv/developed  ## Measure speed beside a DataLoader baseline (after make repro; half an hour)
 	PYTHONPATH=tests python -m benchmarks.bench
 
-bench-short: develop  ## The same on fewer images, under two minutes
+bench-short: .venv/developed  ## The same on fewer images, under two minutes
 	PYTHONPATH=tests python -m benchmarks.bench --short
 
-bench-graphs: develop  ## Measure the recorded step on the first GPU (under six minutes)
+bench-graphs: .venv/developed  ## Measure the recorded step on the first GPU (under six minutes)
 	PYTHONPATH=tests python -m benchmarks.graphs
 
-accuracy: develop  ## Measure five seeds of the default and of the common recipe (after make repro; half an hour)
+accuracy: .venv/developed  ## Measure five seeds of the default and of the common recipe (after make repro; half an hour)
 	PYTHONPATH=tests python -m benchmarks.accuracy
 
-kills: develop  ## Kill 60 runs at random moments and compare what comes out (an hour)
+kills: .venv/developed  ## Kill 60 runs at random moments and compare what comes out (an hour)
 	PYTHONPATH=tests python -m kills --kills 60
 
 # The same versions on every Python. The CPU's lock has PyTorch's builds without CUDA, and not what CUDA needs.
 compile = uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --strip-extras --no-header \
 	--no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml
 
-lock: develop  ## Renew the exact versions within the ranges of pyproject.toml
-	$(compile) --extra dev --upgrade --output-file requirements-dev.lock
-	$(compile) --constraint requirements-dev.lock --output-file requirements.lock
+lock: .venv/developed  ## Renew the exact versions within the ranges of pyproject.toml
+	$(compile) --extra dev --upgrade --output-file .venv/all.lock
+	$(compile) --constraint .venv/all.lock --output-file requirements.lock
+	grep -vxFf requirements.lock .venv/all.lock > requirements-dev.lock
 	sed -E '/^(nvidia|cuda|triton)/d; s/^(torch(vision)?==[0-9.]+)/\1+cpu/' requirements.lock > requirements-cpu.lock
 
 clean:  ## Remove the environment and everything that can be made again; DVC's cache and data stay
