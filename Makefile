@@ -34,7 +34,7 @@ help:  ## List the targets
 
 setup: .venv/installed  ## Build .venv from the lock of exact versions, again only when the lock has changed
 
-pip = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+pip = .venv/bin/python -m pip install --quiet --disable-pip-version-check $(if $(findstring cpu,$(LOCK)),--no-compile)
 
 .venv/locked: $(LOCK)
 	@$(PYTHON) -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))" || \
