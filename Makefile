@@ -104,7 +104,7 @@ bench-graphs: .venv/developed  ## Measure the recorded step on the first GPU (un
 accuracy: .venv/developed  ## Measure five seeds of the default and of the common recipe (after make repro; half an hour)
 	PYTHONPATH=tests python -m benchmarks.accuracy
 
-kills: .venv/developed  ## Kill 60 runs at random moments and compare what comes out (an hour)
+kills: .venv/developed  ## Kill 60 runs at random moments and compare what comes out (a quarter of an hour)
 	PYTHONPATH=tests python -m kills --kills 60
 
 # The same versions on every Python. The CPU's lock has PyTorch's builds without CUDA, and not what CUDA needs.

@@ -274,7 +274,7 @@ def part_6(machine: Machine) -> Iterator[Table]:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(machine.device)
         changes = {"train.epochs": machine.epochs, "train.cuda_graph": is_recorded}
-        _, seconds = machine.time(lambda: results.append(train(machine, changes)))  # noqa: B023 (called at once)
+        _, seconds = machine.time(lambda changes=changes: results.append(train(machine, changes)))
         peak = torch.cuda.max_memory_reserved(machine.device) / 1e6 if machine.device.type == "cuda" else math.nan
         rows.append((name, f"{seconds:.2f}", f"{peak:,.0f}", first_difference(results[0], results[-1])))
     for column, what in enumerate((f"seconds of {machine.epochs} epochs", "MB on the GPU", "bits against eager"), 1):

@@ -98,19 +98,6 @@ def train_plainly(model: LeNet, settings: TrainSection) -> tuple[LeNet, LeNet, l
     return model, average, losses
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("changes", CHANGES)
-def test_steps_have_the_bits_of_a_plain_loop(changes: dict[str, Any], dropout: float, precision: str) -> None:
-    settings = make_settings(precision=precision, **changes)
-    steps = make_steps(settings, dropout=dropout)
-    model, average, losses = train_plainly(copy.deepcopy(steps.model), settings)
-    figures = [figure for epoch in (1, 2) for figure in take_epoch(steps, epoch)]
-    assert torch.cat([loss for loss, _ in figures]).tolist() == losses
-    assert digest(steps.model) == digest(model)
-    assert digest(steps.ema_model) == digest(average)
-
-
 def test_the_objective_is_cross_entropy_with_label_smoothing() -> None:
     steps = make_steps(make_settings(), dropout=0)
     training = make_split(16)
@@ -148,24 +135,12 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Steps, "record", staticmethod(record))
 
 
-def train_recorded(steps: Steps) -> tuple[list[float], str, str]:
+def train_restored(steps: Steps) -> tuple[list[float], str, str]:
     """Two epochs, the second one after a restored state -> the losses of all steps, and digests of both models."""
     figures = take_epoch(steps, 1)
     steps.restore({name: tensor.clone() for name, tensor in steps.state().items()})
     figures += take_epoch(steps, 2)
     return torch.cat([loss for loss, _ in figures]).tolist(), digest(steps.model), digest(steps.ema_model)
-
-
-@pytest.mark.usefixtures("recording")
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-@pytest.mark.parametrize("changes", CHANGES)
-def test_recorded_steps_have_the_bits_of_a_plain_loop(changes: dict[str, Any], dropout: float, precision: str) -> None:
-    settings = make_settings(precision=precision, **changes)
-    steps = make_steps(settings, dropout=dropout)
-    model, average, losses = train_plainly(copy.deepcopy(steps.model), settings)
-    assert train_recorded(steps) == (losses, digest(model), digest(average))
-    assert [batches.replay is not None for batches in steps._by_size.values()] == [True, False]
 
 
 @pytest.mark.usefixtures("recording")
@@ -177,6 +152,22 @@ def test_a_recording_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), random)
     for name, tensor in steps.state().items():
         assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("way", ["eager", "recorded"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("changes", CHANGES)
+def test_steps_have_the_bits_of_a_plain_loop(
+    request: pytest.FixtureRequest, changes: dict[str, Any], dropout: float, precision: str, way: str
+) -> None:
+    if way == "recorded":
+        request.getfixturevalue("recording")
+    settings = make_settings(precision=precision, **changes)
+    steps = make_steps(settings, dropout=dropout)
+    model, average, losses = train_plainly(copy.deepcopy(steps.model), settings)
+    assert train_restored(steps) == (losses, digest(model), digest(average))
+    assert [batches.replay is not None for batches in steps._by_size.values()] == [way == "recorded", False]
 
 
 def freeze_rate(steps: Steps) -> None:
@@ -228,7 +219,7 @@ def test_the_recorder_would_catch_a_step_that_a_gpu_cannot_repeat(plant: Callabl
     model, average, losses = train_plainly(copy.deepcopy(steps.model), settings)
     plant(steps)
     with suppress(HostReadError):
-        assert train_recorded(steps) != (losses, digest(model), digest(average))
+        assert train_restored(steps) != (losses, digest(model), digest(average))
 
 
 def test_arrays_stay_where_they_are() -> None:
